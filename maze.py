@@ -1,0 +1,363 @@
+"""The world: mazes, what a move does in them, and the exact answers against which the agent is held.
+
+Conventions, the same in all three modules:
+
+- The batch is the LAST axis: walls are (H, W, B), Q-values (4, H, W, B). All cells of a row or a column then lie in
+  one strided slice, and stepping to a neighbour is slicing, without a gather.
+- A cell is one number, y * W + x. Actions are 0..3 = up, down, left, right. Outside the grid is wall.
+"""
+import json
+import math
+import os
+import zipfile
+import zlib
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ACTIONS = ("up", "down", "left", "right")
+CACHE_FORMAT = 1
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says what was wrong and what would be right."""
+
+
+class Mazes(NamedTuple):
+    """A batch of B mazes of one size, each with a goal and a start.
+
+    walls (H, W, B) bool; goal (B,) int64 cell; start (B,) int64 cell.
+    """
+    walls: torch.Tensor
+    goal: torch.Tensor
+    start: torch.Tensor
+
+    def select(self, index):
+        """The mazes at `index`: a slice or a (N,) int64 tensor."""
+        return Mazes(self.walls[..., index], self.goal[index], self.start[index])
+
+
+@contextmanager
+def replacing(path):
+    """Gives a path beside `path` to write to, and renames it to `path` once it is whole: a reader, or a run that is cut
+    off, meets the old file or the new one, never a half."""
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Generation
+
+
+def carve(n, grid, generator, device="cpu"):
+    """n perfect mazes by randomized depth-first search, all at once.
+
+    Rooms sit at even coordinates; a walker in each maze enters a random unvisited neighbouring room, or climbs back
+    where there is none, until it has come home: 2 * (rooms - 1) moves in every maze, so that no maze waits for another.
+    Returns walls, (grid, grid, n) bool.
+    """
+    side = (grid + 1) // 2
+    width = side + 2  # rooms with a rim of rooms that count as visited, so that no move needs a bounds check
+    moves = 2 * (side * side - 1)
+    lane = torch.arange(n, device=device)
+    room = torch.arange(width * width, device=device)
+    offset = torch.tensor([-width, width, -1, 1], device=device)
+
+    # The unvisited neighbours are four bits; with a throw of a twelve-sided die they pick the move. 0 means: climb back.
+    pick = torch.zeros(16, 12, dtype=torch.int64)
+    for free in range(1, 16):
+        options = [a for a in range(4) if free >> a & 1]
+        pick[free] = torch.tensor([int(offset[options[die % len(options)]]) for die in range(12)])
+    enter = (pick * n).flatten().to(device)
+    climb = torch.where(enter != 0, n, -n)
+    die = torch.randint(12, (moves, n), generator=generator, device=device, dtype=torch.int32)
+
+    fresh = torch.zeros(width, width, n, dtype=torch.uint8, device=device)
+    fresh[1:-1, 1:-1] = 1
+    fresh = fresh.view(-1)
+    root = torch.randint(side * side, (n,), generator=generator, device=device)
+    path = torch.empty(moves + 1, n, dtype=torch.int64, device=device)  # where each walker was: room * n + lane
+    path[0] = ((root // side + 1) * width + root % side + 1) * n + lane
+    stack = torch.empty(side * side + 1, n, dtype=torch.int64, device=device)
+    stack[0] = path[0]
+    stack, top = stack.view(-1), lane.clone()
+
+    # Everything is written in place into these: at a thousand mazes an allocation costs as much as the operation.
+    around = torch.empty(n, 4, dtype=torch.int64, device=device)
+    fresh4 = torch.empty(n * 4, dtype=torch.uint8, device=device)
+    key = torch.empty(n, dtype=torch.int32, device=device)
+    move, above = torch.empty(n, dtype=torch.int64, device=device), torch.empty_like(lane)
+    visited = torch.zeros(n, dtype=torch.uint8, device=device)
+    gather_bits, drop = torch.tensor([0x01020408, 24], dtype=torch.int32, device=device)
+    one, by_lane = torch.tensor(n, device=device), offset * n
+
+    fresh.index_copy_(0, path[0], visited)
+    for here, there, throw in zip(path[:-1].unbind(), path[1:].unbind(), die.unbind()):
+        torch.add(here[:, None], by_lane, out=around)
+        torch.index_select(fresh, 0, around.view(-1), out=fresh4)
+        torch.mul(fresh4.view(torch.int32), gather_bits, out=key)  # four bytes, each 0 or 1, to four adjoining bits
+        torch.bitwise_right_shift(key, drop, out=key)
+        torch.add(throw, key, alpha=12, out=key)
+        torch.index_select(enter, 0, key, out=move)
+        torch.add(here, move, out=move)
+        torch.add(top, one, out=above)
+        stack.index_copy_(0, above, move)  # above the top: read in the next line if the move enters, else garbage
+        torch.index_select(climb, 0, key, out=move)
+        torch.add(top, move, out=top)
+        torch.index_select(stack, 0, top, out=there)
+        fresh.index_copy_(0, there, visited)
+
+    # A room's cell is twice its coordinates, the passage between two rooms is their sum.
+    half = (room // width - 1) * grid + room % width - 1
+    cell = (half[:, None] * n + torch.zeros_like(lane)).view(-1).index_select(0, path.view(-1)).view(moves + 1, n)
+    walls = torch.ones(grid * grid * n, dtype=torch.bool, device=device)
+    walls[2 * cell[0] + lane] = False
+    walls[(2 * cell[1:] + lane).view(-1)] = False
+    walls[(cell[1:] + cell[:-1] + lane).view(-1)] = False
+    return walls.view(grid, grid, n)
+
+
+def make_mazes(n, grid, generator, device="cpu", chunk=4096):
+    """n perfect mazes, bit-packed: (ceil(grid * grid / 8), n) uint8. Chunks keep the walkers' state in the CPU's cache."""
+    return torch.cat([pack(carve(min(chunk, n - i), grid, generator, device)) for i in range(0, n, chunk)], 1)
+
+
+def pack(walls):
+    """Eight cells to a byte: walls (H, W, B) bool -> (ceil(H * W / 8), B) uint8."""
+    cells = walls.flatten(0, 1)
+    cells = F.pad(cells.to(torch.uint8), (0, 0, 0, -len(cells) % 8)).unflatten(0, (-1, 8))
+    return sum(cells[:, i] << i for i in range(8))
+
+
+def unpack(packed, height, width):
+    """The inverse of pack: (bytes, B) uint8 -> walls (H, W, B) bool."""
+    bit = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8, device=packed.device)
+    cells = (packed[:, None] & bit[:, None]).ne(0).flatten(0, 1)
+    return cells[:height * width].unflatten(0, (height, width))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The cache, and the mazes held out from it
+
+
+def load_cache(path, n, grid, seed, device="cpu", say=print):
+    """The n training mazes, bit-packed as by `make_mazes`: read from `path` when its settings match, else made and saved."""
+    settings = json.dumps(dict(format=CACHE_FORMAT, mazes=n, grid=grid, seed=seed))
+    why = "there is none yet"
+    if os.path.exists(path):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stored, packed = str(file["settings"]), file["packed"]  # a damaged member fails zip's own checksum
+            if stored == settings and packed.shape == (math.ceil(grid * grid / 8), n) and packed.dtype == np.uint8:
+                return torch.from_numpy(packed).to(device)
+            why = f"{path} has other settings: {stored}"
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            why = f"{path} cannot be read: {type(error).__name__}"
+    say(f"making {n:,} mazes of {grid}x{grid} ({why})")
+    packed = make_mazes(n, grid, torch.Generator(device).manual_seed(seed), device)
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, settings=settings, packed=packed.cpu().numpy())
+    return packed
+
+
+def held_out(n, grid, seed, cache, device="cpu", say=print):
+    """n mazes from their own seed, bit-packed; one that is also in the training `cache` is made anew.
+
+    A small grid may not have enough different mazes for that: then some are shared, and the run says so.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    packed, known = make_mazes(n, grid, generator, device), set(fingerprints(cache))
+    for attempt in range(8):
+        shared = [i for i, maze in enumerate(fingerprints(packed)) if maze in known]
+        if not shared or attempt == 7:
+            break
+        packed[:, shared] = make_mazes(len(shared), grid, generator, device)
+    if shared:
+        say(f"GRID={grid} has too few different mazes: {len(shared):,} of {n:,} held-out mazes are also training mazes")
+    return packed
+
+
+def fingerprints(packed):
+    """The bytes of each maze of a bit-packed batch, to be compared."""
+    return [maze.tobytes() for maze in packed.cpu().numpy().T]
+
+
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Drawing a batch: difficulty, goals and starts
+
+
+def draw(packed, grid, difficulty, max_start_distance, goal, generator):
+    """B of the bit-packed mazes as `Mazes`, each thinned out and given a goal and a start.
+
+    packed (bytes, B) uint8. difficulty: the share of walls kept, a number or (B,) in [0, 1]. goal: "random", any open
+    cell that has an open neighbour, or "corner", the bottom-right room. The start is a random open cell, from which the
+    goal can be reached in 1..max_start_distance steps.
+    """
+    walls = unpack(packed, grid, grid)
+    keep = torch.rand(walls.shape, generator=generator, device=walls.device) < difficulty
+    walls = walls & keep
+    if goal == "corner":
+        corner = (grid - 1) // 2 * 2
+        goal = torch.full((walls.shape[2],), corner * grid + corner, device=walls.device)
+    else:
+        goal = choose(~walls & ~neighbours(walls, True).all(0), generator)
+    distance = distances(walls, goal, max_start_distance)
+    return Mazes(walls, goal, choose(distance > 0, generator))
+
+
+def choose(mask, generator):
+    """A random cell among those where mask (H, W, B) is true: (B,) int64. Each maze must have one."""
+    count = mask.flatten(0, 1).cumsum(0, dtype=torch.int32)
+    nth = (torch.rand(count.shape[1], generator=generator, device=mask.device) * count[-1]).int()
+    return (count <= nth).sum(0)
+
+
+def neighbours(x, outside):
+    """For each cell, the value of x (H, W, B) in the cell that each action leads to: (4, H, W, B)."""
+    h, w, b = x.shape
+    rim = x.new_full((h + 2, w + 2, b), outside)
+    rim[1:-1, 1:-1] = x
+    return torch.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Moving
+
+
+def move_table(mazes, q):
+    """Where each action leads, for walking by look-up: (table, greedy).
+
+    table (H * W * 5 * B,): entry (cell * 5 + action) * B + b is the place, next_cell * 5 * B + b, to which the action
+    leads in maze b; action 4 is the greedy one of q (4, H, W, B). A wall leaves the agent where it is, and from the
+    goal nothing leads away. greedy (H * W, B) int64: the greedy action itself.
+    """
+    h, w, b = mazes.walls.shape
+    small = h * w * 5 * b < 2 ** 31  # 32-bit indices are faster where they reach
+    lane = torch.arange(b, dtype=torch.int32 if small else torch.int64, device=q.device)
+    cell = torch.arange(h * w, dtype=lane.dtype, device=q.device).view(h, w, 1)
+    place = cell * (5 * b) + lane
+    table = torch.empty(h * w, 5, b, dtype=lane.dtype, device=q.device)
+    blocked = neighbours(mazes.walls, True)
+    best, ahead, greedy = None, None, torch.zeros(h, w, b, dtype=torch.int64, device=q.device)
+    for action, offset in enumerate((-w, w, -1, 1)):
+        there = torch.where(blocked[action], place, place + offset * 5 * b)
+        table[:, action] = there.flatten(0, 1)
+        if action == 0:
+            best, ahead = q[0], there
+            continue
+        better = q[action] > best  # by hand: argmax over an axis of four is many times slower
+        best, ahead = torch.maximum(best, q[action]), torch.where(better, there, ahead)
+        greedy = torch.where(better, action, greedy)
+    table[:, 4] = ahead.flatten(0, 1)
+    table[mazes.goal, :, torch.arange(b, device=q.device)] = (mazes.goal * (5 * b) + lane).to(lane.dtype)[:, None]
+    return table.view(-1), greedy.flatten(0, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The exact answers
+
+
+def distances(walls, goal, limit=None):
+    """Steps from each cell to the goal by breadth-first search: (H, W, B) int32, -1 where it can't be reached in `limit`."""
+    h, w, b = walls.shape
+    rim = torch.zeros(2, h + 2, w + 2, b, dtype=torch.uint8, device=walls.device)
+    reached, grown = rim[0, 1:-1, 1:-1], rim[1, 1:-1, 1:-1]
+    around = rim[0, :-2, 1:-1], rim[0, 2:, 1:-1], rim[0, 1:-1, :-2], rim[0, 1:-1, 2:]
+    is_open = (~walls).to(torch.uint8)
+    reached[goal // w, goal % w, torch.arange(b, device=walls.device)] = 1
+    total = torch.zeros(h, w, b, dtype=torch.int32, device=walls.device)  # waves that had reached the cell, in all
+    recent = torch.zeros_like(is_open)  # and since the last flush: bytes are four times as fast to count in
+    waves = 0
+    for waves in range(1, (limit or h * w) + 1):
+        recent += reached
+        torch.bitwise_or(around[0], around[1], out=grown)
+        grown.bitwise_or_(around[2]).bitwise_or_(around[3]).bitwise_and_(is_open).bitwise_or_(reached)
+        if waves % 8 == 0:
+            if waves % 248 == 0:
+                total += recent
+                recent.zero_()
+            if torch.equal(grown, reached):
+                break
+        reached.copy_(grown)
+    return torch.where(reached > 0, waves - total - recent, -1)
+
+
+def optimal_q(mazes, distance, gamma):
+    """Q*(s, a) = gamma ** d(s'), where s' is the cell that a leads to: (4, H, W, B). 0 where the goal can't be reached."""
+    ahead = neighbours(distance, -1)
+    ahead = torch.where(neighbours(mazes.walls, True), distance, ahead)
+    return torch.where(ahead < 0, 0.0, gamma ** ahead.float())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mazes as text
+
+
+class TextMaze(NamedTuple):
+    """One maze of a text file: walls (H, W) bool array, start and goal cells."""
+    walls: np.ndarray
+    start: int
+    goal: int
+
+
+def read_mazes(path):
+    """The mazes of a text file, a list of TextMaze: `#` wall, `.` or space open, `S` start, `G` goal, a blank line between
+    two mazes. Raises UserError, with the line's number, for anything else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file") from None
+    mazes, block = [], []
+    for number, line in enumerate(lines + [""], 1):
+        line = line.rstrip("\r")
+        for column, character in enumerate(line, 1):
+            if character not in "#. SG":
+                raise UserError(f"{path}, line {number}: {character!r} in column {column}; a maze is made of # . S G and spaces")
+        if line:
+            if block and len(line) != len(block[0][1]):
+                raise UserError(f"{path}, line {number}: {len(line)} characters, but the line above has {len(block[0][1])}")
+            block.append((number, line))
+        elif block:
+            mazes.append(parse_maze(path, block))
+            block = []
+    if not mazes:
+        raise UserError(f"{path}: no maze in it; draw one with # . S G")
+    return mazes
+
+
+def parse_maze(path, block):
+    first, text = block[0][0], "".join(line for _, line in block)
+    for letter, name in ("S", "start"), ("G", "goal"):
+        found = [number for number, line in block for character in line if character == letter]
+        if not found:
+            raise UserError(f"{path}, line {first}: the maze that begins here has no {name}, {letter}")
+        if len(found) > 1:
+            raise UserError(f"{path}, line {found[1]}: a second {name}, {letter}; a maze has one")
+    walls = np.array([character == "#" for character in text]).reshape(len(block), -1)
+    return TextMaze(walls, text.index("S"), text.index("G"))
+
+
+def stack(texts, device="cpu"):
+    """TextMazes of one size as a batch."""
+    walls = torch.from_numpy(np.stack([text.walls for text in texts], -1)).to(device)
+    goal, start = torch.tensor([[text.goal, text.start] for text in texts], device=device).unbind(1)
+    return Mazes(walls, goal, start)
+
+
+def format_maze(text, cells=()):
+    """A TextMaze as text, the walked cells as `*`."""
+    letters = np.where(text.walls, "#", ".")
+    letters.flat[list(cells)] = "*"
+    letters.flat[text.start], letters.flat[text.goal] = "S", "G"
+    return "\n".join("".join(row) for row in letters)

@@ -15,6 +15,8 @@ import json
 import os
 import sys
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep: on a busy machine, spinning ones cost 10 times
+
 import torch
 import torch.nn.functional as F
 
@@ -92,9 +94,11 @@ def train():
 
     online = model.MODELS[MODEL](GRID, WIDTH, GAMMA).to(device)
     target = copy.deepcopy(online)
-    optimizer = torch.optim.Adam(online.parameters(), lr=LR)
+    optimizer = torch.optim.Adam(online.parameters(), lr=LR, fused=True)
     replay = None if REPLAY == "off" else model.Replay(REPLAY_SIZE, GRID, MAX_EP_LENGTH, device)
-    epsilon = EPSILON * torch.linspace(0, 1, BSZ, device=device) ** EPSILON_SHAPE
+    rank = torch.randperm(BSZ, generator=generator, device=device)  # shuffled: each update gets episodes of every kind
+    epsilon = EPSILON * (rank / max(1, BSZ - 1)) ** EPSILON_SHAPE
+    calm = rank <= BSZ // 4
     batches = -(-NUM_EPISODES // BSZ)
     print(f"{MODEL} with {parameters(online):,} parameters, {batches * BSZ:,} episodes on {device}", flush=True)
 
@@ -106,7 +110,7 @@ def train():
         episodes = rollout(mazes, q, MAX_EP_LENGTH, epsilon, generator)
         away = episodes.cells != mazes.goal
         env_steps += away[:-1].sum()
-        success = 1 - away[-1, :-(-BSZ // 4)].float().mean().item()
+        success = 1 - away[-1, calm].float().mean().item()
         level = next_level(level, (batch + 1) / batches, success)
 
         # Learn, from these episodes or from as many out of the replay memory.
@@ -117,10 +121,11 @@ def train():
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1, (1 - batch / batches) / LR_DECAY) if LR_DECAY else LR
         losses, grad_norms = [], []
-        for step, part in enumerate(torch.randperm(BSZ, generator=generator, device=device).chunk(UPDATES)):
-            if step == 0 or step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES:
+        for step in range(UPDATES):
+            part = slice(step * BSZ // UPDATES, (step + 1) * BSZ // UPDATES)
+            if synced := step == 0 or step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES:
                 target.load_state_dict(online.state_dict())
-            loss, grad_norm = update(online, target, optimizer, episodes.select(part), model.select_plan(plan, part))
+            loss, grad_norm = update(online, online if synced else target, optimizer, episodes.select(part), [x[..., part] for x in plan])
             losses.append(loss)
             grad_norms.append(grad_norm)
 
@@ -180,15 +185,18 @@ def rollout(mazes, q, steps, epsilon=None, generator=None):
         torch.add(here, action, out=index)
         torch.index_select(table, 0, index, out=there)
     cells = torch.div(place, 5 * b, rounding_mode="floor").long()
-    actions = torch.where(actions == 4, greedy.gather(0, cells[:-1]), actions.long())
+    actions = torch.where(actions == 4, greedy.gather(0, cells[:-1]), actions).long()
     return model.Episodes(mazes, cells, actions)
 
 
 def update(online, target, optimizer, episodes, plan):
-    """One gradient step on the TD errors of a few episodes. Returns loss and gradient norm, on the device."""
+    """One gradient step on the TD errors of a few episodes. Returns loss and gradient norm, on the device.
+
+    A target network that was copied this very moment is the online one: then one forward pass gives the Q of both.
+    """
     q = model.along(online(episodes.mazes, plan), episodes.cells)
     with torch.no_grad():
-        q_target = model.along(target(episodes.mazes, plan), episodes.cells)
+        q_target = q if target is online else model.along(target(episodes.mazes, plan), episodes.cells)
     error, alive = model.td_error(q, q_target, episodes, GAMMA, LAMBDA, DOUBLE)
     loss = (F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER) * alive).sum() / alive.sum() / HUBER
     optimizer.zero_grad()

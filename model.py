@@ -17,7 +17,8 @@ CHECKPOINT_FORMAT = 1
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Q-networks: forward(mazes, plan) -> Q (4, H, W, B). What `plan(mazes)` returns may be handed to forward again.
+# Q-networks: forward(mazes, plan) -> Q (4, H, W, B). plan(mazes) does, without gradient, the part of the work that acting
+# and learning can share: a tuple of tensors whose last axis is the batch.
 
 
 class VIN(nn.Module):
@@ -50,29 +51,35 @@ class VIN(nn.Module):
 
     @torch.no_grad()
     def plan(self, mazes):
-        """u (H, W, B) at the fixed point."""
-        p = self.success()
+        """u at the fixed point, and which of the 512 windows each cell sees: both (H, W, B)."""
+        p, window = self.success(), windows_seen(mazes.walls)
         # A move is worth x * u(s') if tried until it succeeds: x = gamma * (p + (1 - p) * x), solved for x.
         worth = self.gamma * p / (1 - self.gamma * (1 - p))
-        u = torch.zeros(mazes.walls.shape, device=p.device)
-        u.flatten(0, 1).scatter_(0, mazes.goal[None], self.reward.expand(1, len(mazes.goal)))
-        return fixed_point(u, at_windows(worth, mazes.walls))
+        u = self.with_reward(torch.zeros(mazes.walls.shape, device=p.device), mazes.goal)
+        return fixed_point(u, look_up(worth, window)), window
 
     def forward(self, mazes, plan=None):
         # The plan carries no gradient, the one backup on it does: it is what a semi-gradient TD step follows anyway.
-        plan = self.plan(mazes) if plan is None else plan
-        u = plan.flatten(0, 1).scatter(0, mazes.goal[None], self.reward.expand(1, len(mazes.goal))).view_as(plan)
-        return torch.lerp(u, neighbours(u, 0.0), at_windows(self.success(), mazes.walls))
+        u, window = self.plan(mazes) if plan is None else plan
+        u = self.with_reward(u, mazes.goal)
+        return torch.lerp(u, neighbours(u, 0.0), look_up(self.success(), window))
+
+    def with_reward(self, u, goal):
+        return u.flatten(0, 1).scatter(0, goal[None], self.reward.expand(1, len(goal))).view_as(u)
 
 
-def at_windows(table, walls):
-    """table (4, 512) looked up by the 3x3 window of walls around each cell: (4, H, W, B)."""
+def windows_seen(walls):
+    """The 3x3 window of walls around each cell, as a number under 512: (H, W, B) int64."""
     h, w, b = walls.shape
     rim = torch.ones(h + 2, w + 2, b, dtype=torch.int16, device=walls.device)
     rim[1:-1, 1:-1] = walls
     rows = rim[:, :-2] + 2 * rim[:, 1:-1] + 4 * rim[:, 2:]
-    code = (rows[:-2] + 8 * rows[1:-1] + 64 * rows[2:]).long()
-    return table.gather(1, code.flatten().expand(4, -1)).unflatten(1, code.shape)
+    return (rows[:-2] + 8 * rows[1:-1] + 64 * rows[2:]).long()
+
+
+def look_up(table, window):
+    """table (4, 512) at each cell's window (H, W, B): (4, H, W, B)."""
+    return table.gather(1, window.flatten().expand(4, -1)).unflatten(1, window.shape)
 
 
 def fixed_point(u, worth):
@@ -111,7 +118,7 @@ class CNN(nn.Module):
         self.leave = nn.Conv2d(width, 4, 1)
 
     def plan(self, mazes):
-        return None
+        return ()
 
     def forward(self, mazes, plan=None):
         x = F.relu(self.enter(planes(mazes)))
@@ -131,7 +138,7 @@ class MLP(nn.Module):
                                     nn.Linear(width, 4 * grid * grid))
 
     def plan(self, mazes):
-        return None
+        return ()
 
     def forward(self, mazes, plan=None):
         x = planes(mazes)[:, :2].flatten(1)
@@ -161,13 +168,8 @@ class Episodes(NamedTuple):
     actions: torch.Tensor
 
     def select(self, index):
-        """The episodes at `index`, a (N,) int64 tensor."""
+        """The episodes at `index`: a slice or a (N,) int64 tensor."""
         return Episodes(self.mazes.select(index), self.cells[:, index], self.actions[:, index])
-
-
-def select_plan(plan, index):
-    """The part of a network's plan that belongs to the mazes at `index`."""
-    return None if plan is None else plan[..., index]
 
 
 def along(q, cells):

@@ -35,7 +35,7 @@ MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings dif
 
 # The agent
 MODEL = "vin"                # "vin", "cnn" or "mlp"
-WIDTH = 0                    # units or channels of a hidden layer; 0: the model's own, vin 64, cnn 16, mlp 512
+WIDTH = 0                    # units or channels of a hidden layer; 0: the model's own, vin 64, cnn 12, mlp 512
 
 # Learning
 GAMMA = 0.99                 # discount a step; lower: far goals fade, higher: near and far paths are harder to tell apart

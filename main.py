@@ -61,7 +61,7 @@ CURRICULUM_STEP = 0.05       # ... by this much
 CURRICULUM_SHARE = 0.5       # linear: share of the run after which the level is 1
 
 # The run
-NUM_EPISODES = 122_880       # single episodes in all, rounded up to whole batches
+NUM_EPISODES = 102_400       # single episodes in all, rounded up to whole batches
 BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
@@ -168,25 +168,21 @@ def think(network, mazes):
 
 @torch.no_grad()
 def rollout(mazes, q, steps, epsilon=None, generator=None):
-    """Walks every maze for `steps` steps, greedily in q (4, H, W, B) but for random actions with probability epsilon (B,).
-
-    A step is two operations: a look-up in a table of next cells, whose fifth column is the greedy move.
-    """
+    """Walks every maze for `steps` steps, greedily in q (4, H, W, B) but for random actions with probability epsilon (B,)."""
     table, greedy = maze.move_table(mazes, q)
-    b = len(mazes.goal)
-    actions = torch.full((steps, b), 4, dtype=table.dtype, device=q.device)
-    if epsilon is not None:
-        dice = torch.rand(steps, b, generator=generator, device=q.device)
-        actions = (dice * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).to(table.dtype)  # under epsilon: 0..3, each as likely; else 4
-    place = torch.empty(steps + 1, b, dtype=table.dtype, device=q.device)
-    place[0] = mazes.start * 5 * b + torch.arange(b, device=q.device)
-    index = torch.empty_like(place[0])
-    for here, action, there in zip(place[:-1].unbind(), (actions * b).unbind(), place[1:].unbind()):
-        torch.add(here, action, out=index)
-        torch.index_select(table, 0, index, out=there)
-    cells = torch.div(place, 5 * b, rounding_mode="floor").long()
-    actions = torch.where(actions == 4, greedy.gather(0, cells[:-1]), actions).long()
+    choices = choose_actions(steps, mazes, epsilon, generator)
+    cells = maze.walk(table, mazes.start, choices)
+    actions = torch.where(choices == 4, greedy.gather(0, cells[:-1]), choices).long()
     return model.Episodes(mazes, cells, actions)
+
+
+def choose_actions(steps, mazes, epsilon, generator):
+    """(steps, B) int32: a random action, 0..3, with probability epsilon (B,); else 4, the greedy one. No epsilon: all 4."""
+    shape = steps, len(mazes.goal)
+    if epsilon is None:
+        return torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
+    dice = torch.rand(shape, generator=generator, device=epsilon.device)
+    return (dice * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()  # under epsilon, each of 0..3 is as likely
 
 
 def update(online, target, optimizer, episodes, plan):

@@ -263,6 +263,21 @@ def move_table(mazes, q):
     return table.view(-1), greedy.flatten(0, 1)
 
 
+def walk(table, start, choices):
+    """The cells on each way from start (B,), one look-up in a `move_table` a step: (T + 1, B) int64.
+
+    choices (T, B): 0..3, or 4 for the greedy action.
+    """
+    t, b = choices.shape
+    place = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
+    place[0] = start * (5 * b) + torch.arange(b, device=table.device)
+    entry = torch.empty_like(place[0])
+    for here, choice, there in zip(place[:-1].unbind(), (choices.to(table.dtype) * b).unbind(), place[1:].unbind()):
+        torch.add(here, choice, out=entry)
+        torch.index_select(table, 0, entry, out=there)
+    return torch.div(place, 5 * b, rounding_mode="floor").long()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The exact answers
 

@@ -1,0 +1,220 @@
+"""Where the time goes, and what the usual way would take.
+
+    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096
+
+1. Each stage of a training run at the curriculum's last level: median time, mazes and steps a second, share of a batch,
+   and how many times longer it takes than its floor: the bytes that it can't help moving, at the copy rate measured here.
+2. The usual way, with the same network, mazes, curriculum and machine: the agent drawn into the image, a forward pass a
+   step, a replay memory of images, one-step targets, an update a step. Beside it `python main.py`, for SECONDS each.
+3. Time a maze, as GRID and BSZ grow.
+"""
+import copy
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import main
+import maze
+import model
+from maze import Mazes
+
+
+def timed(run, repeats=7):
+    """Median seconds of run(), after one run to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def copy_rate(device):
+    """Bytes a second, read and written, of copying 64 MiB."""
+    source = torch.ones(2 ** 24, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / timed(lambda: target.copy_(source))
+
+
+def agent(device):
+    """A network that has learned for a few batches: an untrained one plans differently."""
+    with tempfile.TemporaryDirectory() as folder:
+        constants = [f"{name}={getattr(main, name)}" for name in ("GRID", "MODEL", "WIDTH", "GAMMA")]
+        train(folder, "NUM_EPISODES=40960", *constants)
+        return model.load_checkpoint(os.path.join(folder, "checkpoint.pt"), device)[0]
+
+
+def train(folder, *arguments):
+    subprocess.run([sys.executable, main.__file__, f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", *arguments],
+                   check=True, stdout=subprocess.DEVNULL)
+
+
+def stages(network, device):
+    """{stage: (seconds, mazes, steps, times a training batch, unavoidable bytes)}."""
+    b, t, cells, updates = main.BSZ, main.MAX_EP_LENGTH, main.GRID ** 2, main.UPDATES
+    generator = torch.Generator(device).manual_seed(0)
+    cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
+    epsilon = main.EPSILON * torch.linspace(0, 1, b, device=device) ** main.EPSILON_SHAPE
+    mazes = main.draw(cache, 1.0, generator)
+    distance = maze.distances(mazes.walls, mazes.goal)
+    q, plan = main.think(network, mazes)
+    table, _ = maze.move_table(mazes, q)
+    episodes = main.rollout(mazes, q, t, epsilon, generator)
+    along = model.along(q, episodes.cells)
+    part = slice(0, b // updates)
+    few, plan_of_few, n = episodes.select(part), [x[..., part] for x in plan], b // updates
+    learner = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-9, fused=True)
+    rooms, waves = ((main.GRID + 1) // 2) ** 2, int(distance.max()) + 1
+    # Bytes: each input read once and each output written once, for every pass that the algorithm can't do without.
+    return {
+        "generate": (timed(lambda: maze.make_mazes(b, main.GRID, generator, device)), b, 0, 0, b * (2 * rooms * 13 + cells)),
+        "draw": (timed(lambda: main.draw(cache, 1.0, generator)), b, 0, 1, b * cells * (5 + 3 * min(waves, main.MAX_START_DISTANCE))),
+        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 3 * waves),
+        "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
+        "Q of all cells": (timed(lambda: network(mazes, plan)), b, 0, 1, b * cells * 4 * 6),
+        "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
+        "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
+        "targets": (timed(lambda: model.td_error(along, along, episodes, 0.99, 0.9, True)), b, b * t, 0, b * t * 4 * 10),
+        "update": (timed(lambda: main.update(learner, learner, optimizer, few, plan_of_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
+        "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 1 / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The usual way
+
+
+def usual_way(device, seconds, held_out):
+    """[(seconds, env steps, episodes, success)] of a textbook DQN with main's network, mazes, curriculum and constants."""
+    b, cells, capacity, few = main.BSZ, main.GRID ** 2, 100_000, main.BSZ // main.UPDATES
+    torch.manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
+    cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
+    online = model.MODELS[main.MODEL](main.GRID, main.WIDTH, main.GAMMA).to(device)
+    target = copy.deepcopy(online)
+    optimizer = torch.optim.Adam(online.parameters(), lr=main.LR, fused=True)
+    lane = torch.arange(b, device=device)
+
+    def image(mazes, agent):
+        """(3, cells, B) uint8: walls, goal, agent."""
+        planes = torch.zeros(3, cells, len(agent), dtype=torch.uint8, device=device)
+        planes[0] = mazes.walls.flatten(0, 1)
+        planes[1].scatter_(0, mazes.goal[None], 1)
+        planes[2].scatter_(0, agent[None], 1)
+        return planes
+
+    def q_of(network, images):
+        """Q of the four actions where the agent is drawn: (4, B). One forward pass of the network."""
+        walls, goal, agent = images[0].bool().view(main.GRID, main.GRID, -1), images[1].argmax(0), images[2].argmax(0)
+        return network(Mazes(walls, goal, agent)).flatten(1, 2).gather(1, agent.expand(4, 1, -1))[:, 0]
+
+    memory = torch.empty(2, 3, cells, capacity, dtype=torch.uint8, device=device)
+    taken, done = (torch.empty(capacity, dtype=torch.int64, device=device) for _ in range(2))
+    stored = place = steps = episodes = 0
+    level, won, ended, rows, began, asked = 0.0, 0, 0, [], time.perf_counter(), 0.0
+    mazes = main.draw(cache, level, generator)
+    agent, age, blocked = mazes.start.clone(), torch.zeros_like(mazes.start), maze.neighbours(mazes.walls, True).flatten(1, 2)
+    offset = torch.tensor([-main.GRID, main.GRID, -1, 1], device=device)
+    while (spent := time.perf_counter() - began) < seconds:
+        before = image(mazes, agent)
+        with torch.no_grad():
+            action = q_of(online, before).argmax(0)
+        epsilon = max(0.05, 1 - 2 * spent / seconds)
+        dice = torch.rand(b, generator=generator, device=device) < epsilon
+        action = torch.where(dice, torch.randint(4, (b,), generator=generator, device=device), action)
+        agent = torch.where(blocked[action, agent, lane], agent, agent + offset[action])
+        age += 1
+        at_goal, late = agent == mazes.goal, age >= main.MAX_EP_LENGTH
+        index = (place + lane) % capacity
+        memory[0][..., index], memory[1][..., index] = before, image(mazes, agent)
+        taken[index], done[index] = action, at_goal.long()
+        place, stored, steps = (place + b) % capacity, min(stored + b, capacity), steps + b
+        over = (at_goal | late).nonzero()[:, 0]
+        if len(over):  # new mazes for the episodes that ended
+            won, ended, episodes = won + int(at_goal.sum()), ended + len(over), episodes + len(over)
+            fresh = main.draw(cache, level, generator).select(over)
+            mazes.walls[..., over], mazes.goal[over], agent[over], age[over] = fresh.walls, fresh.goal, fresh.start, 0
+            blocked = maze.neighbours(mazes.walls, True).flatten(1, 2)
+            if ended >= b:
+                level, won, ended = main.next_level(level, 0, won / ended), 0, 0
+        index = torch.randint(stored, (few,), generator=generator, device=device)
+        with torch.no_grad():
+            best = q_of(online, memory[1][..., index]).argmax(0)
+            ahead = q_of(target, memory[1][..., index]).gather(0, best[None])[0]
+            aim = done[index] + main.GAMMA * (1 - done[index]) * ahead.clamp(0, 1)
+        error = q_of(online, memory[0][..., index]).gather(0, taken[index][None])[0] - aim
+        loss = F.huber_loss(error, torch.zeros_like(error), delta=main.HUBER) / main.HUBER
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(online.parameters(), main.GRAD_CLIP)
+        optimizer.step()
+        if steps // b % 100 == 0:
+            target.load_state_dict(online.state_dict())
+        if spent - asked > seconds / 10:
+            asked = spent
+            rows.append((spent, steps, episodes, main.average(main.evaluate(online, *held_out))["success"]))
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def growth(network, device):
+    """Microseconds a maze, of planning and of an update, for growing GRID and BSZ."""
+    print("\n| GRID | BSZ | path, median | plan, us a maze | ns a cell and step | update, us a maze | ns a cell |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for grid, b in [(8, 1024), (16, 1024), (32, 256), (64, 64), (128, 16)] + [(16, n) for n in (64, 256, 4096, 16384, 65536)]:
+        generator = torch.Generator(device).manual_seed(0)
+        mazes = maze.draw(maze.make_mazes(b, grid, generator, device), grid, 1.0, grid * grid, "random", generator)
+        path = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None]).median().item()
+        planning = timed(lambda: network.plan(mazes), 3) / b
+        q, plan = main.think(network, mazes)
+        episodes = main.rollout(mazes, q, main.MAX_EP_LENGTH)
+        learner = copy.deepcopy(network)
+        optimizer = torch.optim.Adam(learner.parameters(), lr=1e-9, fused=True)
+        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, plan), 3) / b
+        print(f"| {grid} | {b:,} | {path} | {planning * 1e6:,.1f} | {planning * 1e9 / grid ** 2 / path:.2f} "
+              f"| {updating * 1e6:,.1f} | {updating * 1e9 / grid ** 2:.0f} |", flush=True)
+
+
+def run(arguments):
+    seconds = [float(a.partition("=")[2]) for a in arguments if a.startswith("SECONDS=")]
+    seconds = seconds[0] if seconds else 60.0
+    main.override([a for a in arguments if not a.startswith("SECONDS=")])
+    main.check()
+    device = main.pick_device()
+    rate, network = copy_rate(device), agent(device)
+    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads; copies {rate / 1e9:.1f} GB/s, read and written\n")
+    table = stages(network, device)
+    batch = sum(seconds * times for seconds, _, _, times, _ in table.values())
+    print("| stage | ms | mazes/s | million steps/s | share of a batch | x floor |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, (spent, mazes, steps, times, moved) in table.items():
+        print(f"| {name} | {spent * 1e3:.2f} | {mazes / spent:,.0f} | {steps / spent / 1e6:.1f} | {spent * times / batch:.0%} "
+              f"| {spent / (moved / rate):.0f} |")
+    print(f"\na batch of {main.BSZ}: {batch * 1e3:.0f} ms, {main.BSZ / batch:,.0f} episodes/s")
+    held_out = main.exam(maze.make_mazes(main.EVAL_SAMPLE, main.GRID, torch.Generator(device).manual_seed(1), device))
+    print(f"\nthe usual way, {seconds:.0f} s:\n\n| seconds | steps/s | episodes/s | success |\n| ---: | ---: | ---: | ---: |")
+    for spent, steps, episodes, success in usual_way(device, seconds, held_out):
+        print(f"| {spent:.0f} | {steps / spent:,.0f} | {episodes / spent:,.0f} | {success:.3f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        train(folder, *[a for a in arguments if not a.startswith("SECONDS=")])
+        print("\n`python main.py`, start-up included:\n\n| seconds | steps/s | episodes/s | success |\n| ---: | ---: | ---: | ---: |")
+        for row in csv.DictReader(open(os.path.join(folder, "metrics.csv"))):
+            spent = float(row["seconds"])
+            print(f"| {spent:.0f} | {int(row['env_steps']) / spent:,.0f} | {int(row['episodes']) / spent:,.0f} | {float(row['success']):.3f} |")
+    growth(network, device)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

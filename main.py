@@ -67,15 +67,15 @@ MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
 DEVICE = "auto"              # "auto", "cpu", "cuda", "cuda:1", "mps"
 EVAL_MAZES = 10_000          # held-out mazes in the final evaluation
-EVAL_SAMPLE = 512            # of them, in the evaluations on the way ...
-EVAL_EVERY = 10              # ... one in so many batches
+EVAL_SAMPLE = 256            # of them, in the evaluations on the way ...
+EVAL_EVERY = 5               # ... one in so many batches
 OUT_DIR = "out"              # for all that a run writes, but for the plot
 PLOT_FILE = "training_plot.png"
 CHECKPOINT = ""              # the file that `solve` walks with; "": checkpoint.pt under OUT_DIR
 PROFILE = False              # run under cProfile: prints the 30 slowest calls, saves OUT_DIR/training_stats
 
 CONSTANTS = [name for name, value in list(globals().items()) if name.isupper() and isinstance(value, (bool, int, float, str))]
-HELD_OUT_SEED = 2 ** 32 + 1  # greater than any SEED
+HELD_OUT_SEED = 2 ** 32 - 1  # greater than any SEED
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -90,7 +90,8 @@ def train():
     generator = torch.Generator(device).manual_seed(SEED)
     cache = maze.load_cache(in_out_dir(MAZE_CACHE_FILE), MAZE_CACHE_SIZE, GRID, SEED, device)
     held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
-    sample = exam(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
+    sampled = min(EVAL_SAMPLE, EVAL_MAZES)
+    sample = exam(torch.cat([held_out[:, :sampled], cache[:, :sampled]], 1))
 
     online = model.MODELS[MODEL](GRID, WIDTH, GAMMA).to(device)
     target = copy.deepcopy(online)
@@ -129,14 +130,14 @@ def train():
             losses.append(loss)
             grad_norms.append(grad_norm)
 
-        if (batch + 1) % EVAL_EVERY == 0 or batch + 1 == batches:
+        if batch % EVAL_EVERY == 0 or batch + 1 == batches:
             scores = evaluate(online, *sample)
             history.append(dict(
                 episodes=(batch + 1) * BSZ, env_steps=int(env_steps), updates=(batch + 1) * UPDATES,
                 seconds=time.perf_counter() - started, loss=torch.stack(losses).mean().item(),
                 grad_norm=torch.stack(grad_norms).mean().item(), epsilon=epsilon.mean().item(), level=level,
-                learning_rate=optimizer.param_groups[0]["lr"], **average(scores, slice(EVAL_SAMPLE)),
-                train_success=average(scores, slice(EVAL_SAMPLE, None))["success"]))
+                learning_rate=optimizer.param_groups[0]["lr"], **average(scores, slice(sampled)),
+                train_success=average(scores, slice(sampled, None))["success"]))
             show_progress(history, batches)
     return report(online, history, exam(held_out), exam(cache[:, :EVAL_MAZES]), device)
 
@@ -400,7 +401,7 @@ def check():
     must("WIDTH", WIDTH >= 0, "0 or a number of units")
     must("UPDATES", UPDATES <= BSZ, f"at most BSZ={BSZ}: each update needs an episode")
     must("REPLAY_SIZE", REPLAY == "off" or REPLAY_SIZE >= BSZ, f"at least BSZ={BSZ}: a batch must fit in")
-    must("SEED", 0 <= SEED < 2 ** 32, "a whole number from 0 to 4294967295")
+    must("SEED", 0 <= SEED < HELD_OUT_SEED, "a whole number from 0 to 4294967294")
     for name, choices in (("GOAL", ("random", "corner")), ("MODEL", tuple(model.MODELS)), ("REPLAY", ("off", "uniform")),
                           ("CURRICULUM", ("adaptive", "linear", "off"))):
         must(name, globals()[name] in choices, " or ".join(choices))

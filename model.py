@@ -3,8 +3,7 @@
 Every network maps a batch of whole mazes to Q-values for every cell and action at once, (4, H, W, B): a maze does not
 change during an episode, so one forward pass is the policy for all of it. The layout is that of maze.py: batch last.
 """
-import pickle
-import zipfile
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -267,15 +266,18 @@ def save_checkpoint(path, network, config):
 def load_checkpoint(path, device):
     """(network, config) of a file that `save_checkpoint` wrote. It is read as plain data: no code in it can run."""
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():  # about formats; whatever the file is, one line says what is wrong with it
+            warnings.simplefilter("ignore")
+            saved = torch.load(path, map_location=device, weights_only=True)
         if saved["format"] != CHECKPOINT_FORMAT:
             raise UserError(f"{path} is a checkpoint of format {saved['format']}, this program reads {CHECKPOINT_FORMAT}: train again")
         config = saved["config"]
         network = MODELS[config["MODEL"]](config["GRID"], config["WIDTH"], config["GAMMA"])
         network.load_state_dict(saved["weights"])
+    except UserError:
+        raise
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}: train one with `python main.py`, or name another, CHECKPOINT=file")
-    except (OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError, TypeError, ValueError,
-            AttributeError, IndexError):
+        raise UserError(f"there is no checkpoint {path}: train one with `python main.py`, or name another, CHECKPOINT=file") from None
+    except Exception:  # a foreign or damaged file can make the unpickler raise anything
         raise UserError(f"{path} is not a checkpoint of this program, or is damaged: train one with `python main.py`") from None
     return network.to(device), config

@@ -1,0 +1,570 @@
+import copy
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from scipy.stats import binomtest, chisquare
+
+import main
+import maze
+import model
+import reference
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(b, grid=8, difficulty=1.0, goal="random", farthest=100):
+    return maze.draw(maze.make_mazes(b, grid, seeded()), grid, difficulty, farthest, goal, seeded(1))
+
+
+class Oracle(nn.Module):
+    """Knows Q*, plus whatever `wrong` adds to it."""
+
+    def __init__(self, wrong=0.0):
+        super().__init__()
+        self.wrong = wrong
+
+    def plan(self, mazes):
+        return ()
+
+    def forward(self, mazes, plan=None):
+        return maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal), main.GAMMA) + self.wrong
+
+
+class Fixed(nn.Module):
+    """The same Q in every maze: q (4, H, W)."""
+
+    def __init__(self, q):
+        super().__init__()
+        self.q = nn.Parameter(q)
+
+    def plan(self, mazes):
+        return ()
+
+    def forward(self, mazes, plan=None):
+        return self.q[..., None].expand(-1, -1, -1, len(mazes.goal))
+
+
+def always(action, h, w):
+    return Fixed(torch.eye(4)[action, :, None, None].expand(4, h, w).clone())
+
+
+# Rollout
+
+
+@pytest.mark.parametrize("h, w", [(8, 8), (3, 11), (1, 6)])
+@pytest.mark.parametrize("epsilon", [None, 0.0, 0.4, 1.0])
+def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon):
+    b, steps = 30, 25
+    mazes, q = reference.random_mazes(b, h, w), torch.randn(4, h, w, b, generator=seeded(2))
+    episodes = main.rollout(mazes, q, steps, None if epsilon is None else torch.full((b,), epsilon), seeded(3))
+    assert episodes.cells.shape == (steps + 1, b) and episodes.actions.shape == (steps, b)
+    best = q.argmax(0).flatten(0, 1)
+    for i in range(b):
+        walls, goal, actions = mazes.walls[..., i].numpy(), int(mazes.goal[i]), episodes.actions[:, i].tolist()
+        cells = reference.walk(walls, goal, mazes.start[i], actions)
+        assert episodes.cells[:, i].tolist() == cells
+        assert not walls.flat[cells].any()
+        if not epsilon:
+            assert actions == best[cells[:-1], i].tolist()
+
+
+def test_ties_are_broken_towards_a_best_action():
+    mazes, q = reference.random_mazes(200, 8, 8), torch.randint(3, (4, 8, 8, 200), generator=seeded(2)).float()
+    episodes = main.rollout(mazes, q, 20)
+    along = model.along(q, episodes.cells)[:, :-1]
+    assert torch.equal(along.gather(0, episodes.actions[None])[0], along.max(0).values)
+
+
+def test_goal_is_never_left():
+    mazes = drawn(300, difficulty=0.3)
+    cells = main.rollout(mazes, torch.zeros(4, 8, 8, 300), 300, torch.ones(300), seeded()).cells
+    there = cells == mazes.goal
+    assert there[-1].sum() > 100
+    assert (there[1:] | ~there[:-1]).all()
+
+
+def test_full_exploration_takes_all_actions_alike():
+    b = 500
+    mazes, q = reference.random_mazes(b, 8, 8), torch.randn(4, 8, 8, b, generator=seeded(2))
+    episodes = main.rollout(mazes, q, 100, torch.ones(b), seeded(3))
+    assert chisquare(np.bincount(episodes.actions.flatten(), minlength=4)).pvalue > 1e-6
+    one_after_another = (episodes.actions[:-1] * 4 + episodes.actions[1:]).flatten()
+    assert chisquare(np.bincount(one_after_another[::2], minlength=16)).pvalue > 1e-6
+    side_by_side = (episodes.actions[:, :-1] * 4 + episodes.actions[:, 1:])[:, ::2].flatten()
+    assert chisquare(np.bincount(side_by_side, minlength=16)).pvalue > 1e-6
+
+
+def test_each_episode_explores_by_its_own_epsilon():
+    b, steps = 300, 200
+    epsilon = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]).repeat_interleave(b // 5)
+    mazes = maze.Mazes(torch.zeros(6, 6, b, dtype=torch.bool), torch.full((b,), 35), torch.zeros(b, dtype=torch.int64))
+    q = torch.zeros(4, 6, 6, b)
+    q[0] = 1
+    other = main.rollout(mazes, q, steps, epsilon, seeded()).actions != 0
+    for part, share in zip(other.chunk(5, 1), (0.0, 0.1, 0.5, 0.9, 1.0)):
+        assert binomtest(int(part.sum()), part.numel(), share * 0.75).pvalue > 1e-6
+
+
+def test_rollout_follows_its_generator_and_leaves_the_others():
+    mazes, q, epsilon = drawn(50), torch.zeros(4, 8, 8, 50), torch.ones(50)
+    before = torch.get_rng_state()
+    first, again, other = (main.rollout(mazes, q, 30, epsilon, seeded(seed)).cells for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Learning
+
+
+@pytest.fixture
+def exact_steps(monkeypatch):
+    """A quadratic loss and no clipping: a step of SGD with this learning rate, over n steps of which the most frequent
+    (cell, action) is m, moves that one's Q onto its mean target."""
+    monkeypatch.setattr(main, "HUBER", 10.0)
+    monkeypatch.setattr(main, "GRAD_CLIP", float("inf"))
+    return lambda table, n, m=1: torch.optim.SGD(table.parameters(), lr=main.HUBER * n / m)
+
+
+@pytest.mark.parametrize("lam, double", [(0.0, True), (0.5, False), (0.9, True), (1.0, True), (1.0, False)])
+def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact_steps, lam, double):
+    for name, value in dict(LAMBDA=lam, DOUBLE=double, GAMMA=0.9).items():
+        monkeypatch.setattr(main, name, value)
+    b, h, w = 150, 5, 6
+    walls = torch.zeros(h, w, 1, dtype=torch.bool)
+    walls[[0, 1, 1, 3, 4, 3], [2, 2, 4, 4, 4, 0]] = True
+    free = (~walls).flatten().nonzero()[:, 0]
+    goal = torch.tensor([8 + w])
+    starts = free[free != goal][torch.arange(b) % (len(free) - 1)]
+    mazes = maze.Mazes(walls.expand(-1, -1, b), goal.expand(b), starts)
+    episodes = main.rollout(mazes, torch.zeros(4, h, w, b), 20, torch.ones(b), seeded())
+    counts = torch.zeros(h * w, 4)
+    before_goal = episodes.cells[:-1] != goal
+    taken = episodes.cells[:-1][before_goal], episodes.actions[before_goal]
+    counts.index_put_(taken, torch.tensor(1.0), accumulate=True)
+    assert (counts[starts] > 0).all()
+
+    table, target = Fixed(torch.zeros(4, h, w)), Fixed(torch.zeros(4, h, w))
+    optimizer = exact_steps(table, before_goal.sum().item(), counts.max().item())
+    for _ in range(25):
+        target.load_state_dict(table.state_dict())
+        for _ in range(20):
+            main.update(table, target, optimizer, episodes, ())
+    exact = reference.optimal_q(walls[..., 0].numpy(), int(goal), 0.9)
+    visited = (counts > 0).t().view(4, h, w).numpy()
+    assert np.abs(table.q.detach().numpy() - exact)[visited].max() < 1e-5
+
+
+def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_steps):
+    monkeypatch.setattr(main, "LAMBDA", 0.0)
+    episodes = main.rollout(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    table, target = Fixed(torch.zeros(4, 1, 8)), Fixed(torch.zeros(4, 1, 8))
+    optimizer = exact_steps(table, 7)
+    for syncs in range(1, 8):
+        target.load_state_dict(table.state_dict())
+        for _ in range(3):
+            main.update(table, target, optimizer, episodes, ())
+        wanted = [main.GAMMA ** (6 - x) if x > 6 - syncs else 0.0 for x in range(7)] + [0.0]
+        assert table.q[3, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_with_full_lambda_credit_takes_a_greedy_path_at_once(monkeypatch, exact_steps):
+    monkeypatch.setattr(main, "LAMBDA", 1.0)
+    walks_right = torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6
+    episodes = main.rollout(reference.corridor(8, 0, 7), walks_right[..., None], 10)
+    table, target = Fixed(walks_right.clone()), Fixed(walks_right.clone())
+    main.update(table, target, exact_steps(table, 7), episodes, ())
+    assert table.q[3, 0, :7].tolist() == pytest.approx([main.GAMMA ** (6 - x) for x in range(7)], abs=1e-5)
+
+
+def test_credit_stops_at_an_exploring_action(monkeypatch, exact_steps):
+    monkeypatch.setattr(main, "LAMBDA", 1.0)
+    monkeypatch.setattr(main, "GAMMA", 0.5)
+    walks_right = torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6
+    episodes = main.rollout(reference.corridor(8, 0, 7), walks_right[..., None], 10)
+    table = Fixed(walks_right.clone())
+    with torch.no_grad():
+        table.q[0, 0, 4] = 1e-3
+    target = Fixed(table.q.detach().clone())
+    main.update(table, target, exact_steps(table, 7), episodes, ())
+    wanted = [1e-3 / 16, 1e-3 / 8, 1e-3 / 4, 1e-3 / 2, 0.25, 0.5, 1.0]
+    assert table.q[3, 0, :7].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_target_network_just_copied_is_as_good_as_the_online_one():
+    mazes = drawn(40)
+    torch.manual_seed(0)
+    networks = [model.VIN(8, 6, 0.99)]
+    networks += [copy.deepcopy(networks[0]) for _ in range(2)]
+    episodes = main.rollout(mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded())
+    for online, target in ((networks[0], networks[0]), (networks[1], networks[2])):
+        main.update(online, target, torch.optim.SGD(online.parameters(), lr=0.1), episodes, online.plan(mazes))
+    assert not torch.equal(networks[0].judge.weight, networks[2].judge.weight)
+    assert all(map(torch.allclose, networks[0].parameters(), networks[1].parameters()))
+
+
+def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch):
+    monkeypatch.setattr(main, "LAMBDA", 0.0)
+    monkeypatch.setattr(main, "HUBER", 0.1)
+    monkeypatch.setattr(main, "GRAD_CLIP", 0.2)
+    episodes = main.rollout(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    table = Fixed(torch.zeros(4, 1, 8))
+    with torch.no_grad():
+        table.q[3, 0, :7] = torch.tensor([0, 0, 0, 0, 0, 0, 0.95])
+    target = Fixed(torch.zeros(4, 1, 8))
+    loss, norm = main.update(table, target, torch.optim.SGD(table.parameters(), lr=1.0), episodes, ())
+    assert loss.item() == pytest.approx(0.5 * 0.05 ** 2 / 7 / 0.1, rel=1e-3)
+    assert norm.item() == pytest.approx(0.05 / 7 / 0.1, rel=1e-3)
+
+    with torch.no_grad():
+        table.q.zero_()
+        table.q[3, 0, :7] = torch.tensor([9.0, 9, 9, 9, 9, 9, 0])
+    before = table.q.detach().clone()
+    loss, norm = main.update(table, target, torch.optim.SGD(table.parameters(), lr=1.0), episodes, ())
+    assert loss.item() == pytest.approx((6 * (9 - 0.05) + (1 - 0.05)) / 7, rel=1e-4)
+    assert norm.item() == pytest.approx(7 ** 0.5 / 7, rel=1e-4)
+    assert (table.q - before).norm().item() == pytest.approx(0.2, rel=1e-4)
+
+
+# Evaluation
+
+
+def scores(network, mazes):
+    return main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal))
+
+
+def test_the_optimal_q_scores_full_marks():
+    for difficulty in (1.0, 0.3):
+        result = main.average(scores(Oracle(), drawn(200, 16, difficulty)))
+        assert result == dict(success=1, optimal=1, spl=1, loops=0, q_error=0)
+
+
+def test_q_error_counts_the_open_cells():
+    mazes = drawn(100, difficulty=0.7)
+    exact = scores(Oracle(), mazes)
+    shifted = scores(Oracle(0.125), mazes)
+    assert shifted["q_error"].tolist() == pytest.approx([0.125] * 100, abs=1e-5)
+    in_walls = scores(Oracle(5.0 * mazes.walls), mazes)
+    assert all(torch.equal(in_walls[name], exact[name]) for name in exact)
+    one_action = torch.tensor([1.0, 0, 0, 0])[:, None, None, None] * -0.125
+    assert scores(Oracle(one_action), mazes)["q_error"].tolist() == pytest.approx([0.125 / 4] * 100, abs=1e-5)
+
+
+def test_walking_against_a_wall_is_a_loop():
+    mazes = drawn(500, difficulty=0.4)
+    result = scores(always(0, 8, 8), mazes)
+    for i, walls in enumerate(np.moveaxis(mazes.walls.numpy(), -1, 0)):
+        arrives = mazes.goal[i] in reference.walk(walls, mazes.goal[i], mazes.start[i], [0] * 8)
+        assert result["success"][i] == arrives and result["loops"][i] == 1 - arrives
+        assert result["optimal"][i] == arrives and result["spl"][i] == arrives
+    assert 5 < result["success"].sum() < 495
+
+
+def test_scores_of_walks_counted_by_hand(monkeypatch):
+    """From the upper left corner: to the upper right one by the lower row; straight down; down, and to and fro for ever."""
+    q = torch.zeros(4, 2, 5)
+    for cell, action in {0: 1, 5: 3, 6: 3, 7: 3, 8: 0, 3: 3, 9: 2}.items():
+        q[action, cell // 5, cell % 5] = 1
+    mazes = maze.Mazes(torch.zeros(2, 5, 3, dtype=torch.bool), torch.tensor([4, 5, 9]), torch.zeros(3, dtype=torch.int64))
+    result = scores(Fixed(q), mazes)
+    assert result["success"].tolist() == [1, 1, 0]
+    assert result["optimal"].tolist() == [0, 1, 0]
+    assert result["spl"].tolist() == pytest.approx([4 / 6, 1, 0])
+    assert result["loops"].tolist() == [0, 0, 1]
+    monkeypatch.setattr(main, "MAX_EP_LENGTH", 3)
+    result = scores(Fixed(q), mazes)
+    assert result["success"].tolist() == [0, 1, 0]
+    assert result["loops"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("limit, success", [(5, 0), (6, 1), (7, 1)])
+def test_an_episode_may_take_the_last_step(monkeypatch, limit, success):
+    monkeypatch.setattr(main, "MAX_EP_LENGTH", limit)
+    result = scores(Oracle(), reference.corridor(9, 1, 7))
+    assert result["success"].tolist() == result["optimal"].tolist() == result["spl"].tolist() == [success]
+
+
+def test_evaluation_in_parts_is_the_same():
+    mazes = drawn(50, difficulty=0.5)
+    distance = maze.distances(mazes.walls, mazes.goal)
+    network = Fixed(torch.randn(4, 8, 8, generator=seeded()))
+    whole, parts = main.evaluate(network, mazes, distance), main.evaluate(network, mazes, distance, chunk=7)
+    assert whole["success"].std() > 0
+    assert all(torch.allclose(parts[name], whole[name]) and len(whole[name]) == 50 for name in whole)
+
+
+def test_evaluation_takes_no_random_action_and_uses_up_no_randomness():
+    mazes, network = drawn(300, difficulty=0.5), Fixed(torch.randn(4, 8, 8, generator=seeded()))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = scores(network, mazes)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = scores(network, mazes)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    best = network.q.detach().argmax(0).flatten()
+    for i, walls in enumerate(np.moveaxis(mazes.walls.numpy(), -1, 0)):
+        cell = int(mazes.start[i])
+        for _ in range(main.MAX_EP_LENGTH):
+            cell = reference.step(walls, int(mazes.goal[i]), cell, best[cell])
+        assert first["success"][i] == (cell == mazes.goal[i])
+
+
+def test_no_seed_of_training_has_the_randomness_of_the_held_out_mazes(monkeypatch):
+    """A generator on the CPU may see no more than 32 bits of its seed."""
+    held_out = torch.rand(4, generator=seeded(main.HELD_OUT_SEED))
+    for seed in (main.HELD_OUT_SEED, main.HELD_OUT_SEED % 2 ** 32):
+        monkeypatch.setattr(main, "SEED", seed)
+        try:
+            main.check()
+        except maze.UserError:
+            continue
+        assert not torch.equal(torch.rand(4, generator=seeded(seed)), held_out)
+
+
+def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
+    packed = maze.make_mazes(100, 16, seeded())
+    mazes, distance = main.exam(packed)
+    assert torch.equal(mazes.walls, maze.unpack(packed, 16, 16))
+    assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
+    at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
+    assert at_start.min() <= 5 and 50 < at_start.max() <= main.MAX_START_DISTANCE
+    for name, value in dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off").items():
+        monkeypatch.setattr(main, name, value)
+    torch.manual_seed(5)
+    assert all(map(torch.equal, main.exam(packed)[0], mazes))
+
+
+# The curriculum
+
+
+def test_draw_raises_walls_and_distances_with_the_level(monkeypatch):
+    monkeypatch.setattr(main, "BSZ", 600)
+    cache = maze.make_mazes(200, 16, seeded())
+    in_perfect = maze.unpack(cache, 16, 16).float().mean()
+    for level, low, high in ((0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (1.0, 0.0, 1.0), (0.5, 0.4, 0.8), (1.0, 0.7, 0.7)):
+        monkeypatch.setattr(main, "DIFFICULTY_MIN", low)
+        monkeypatch.setattr(main, "DIFFICULTY", high)
+        mazes = main.draw(cache, level, seeded(2))
+        hardest = low + level * (high - low)
+        share = mazes.walls.float().mean((0, 1)) / in_perfect
+        assert share.mean().item() == pytest.approx((low + hardest) / 2, abs=0.06)
+        assert share.std().item() == pytest.approx((hardest - low) / 12 ** 0.5, abs=0.06)
+        far = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])
+        assert 1 <= far.min() and far.max() <= 1 + level * 99
+        assert far.max() > 0.2 * level * 99
+
+
+def test_draw_uses_the_whole_cache(monkeypatch):
+    monkeypatch.setattr(main, "BSZ", 4000)
+    monkeypatch.setattr(main, "DIFFICULTY_MIN", 1.0)
+    cache = maze.make_mazes(50, 16, seeded())
+    seen = maze.fingerprints(maze.pack(main.draw(cache, 1.0, seeded()).walls))
+    counts = [seen.count(one) for one in maze.fingerprints(cache)]
+    assert sum(counts) == 4000
+    assert chisquare(counts).pvalue > 1e-6
+
+
+def test_curriculum_levels(monkeypatch):
+    monkeypatch.setattr(main, "CURRICULUM", "adaptive")
+    assert main.next_level(0.5, 0.1, main.CURRICULUM_SUCCESS) == 0.5 + main.CURRICULUM_STEP
+    assert main.next_level(0.5, 0.1, main.CURRICULUM_SUCCESS - 0.01) == 0.5
+    assert main.next_level(0.99, 0.1, 1.0) == 1.0
+    monkeypatch.setattr(main, "CURRICULUM", "linear")
+    monkeypatch.setattr(main, "CURRICULUM_SHARE", 0.5)
+    assert [main.next_level(0.0, progress, 0.0) for progress in (0.1, 0.25, 0.5, 0.9)] == [0.2, 0.5, 1.0, 1.0]
+    monkeypatch.setattr(main, "CURRICULUM", "off")
+    assert main.next_level(1.0, 0.1, 0.0) == 1.0
+
+
+# Whole runs
+
+
+def weights(folder):
+    return model.load_checkpoint(str(folder / "checkpoint.pt"), "cpu")[0].state_dict()
+
+
+def run(monkeypatch, folder, **settings):
+    """(summary, weights, rows of metrics.csv) of a run, for which no plot is drawn."""
+    monkeypatch.setattr(main, "plot", lambda history: None)
+    for name, value in (settings | dict(OUT_DIR=str(folder))).items():
+        monkeypatch.setattr(main, name, value)
+    summary = main.train()
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    return summary, weights(folder), rows
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(MODEL="cnn", REPLAY="uniform", REPLAY_SIZE=70),
+                                      dict(MODEL="mlp", DOUBLE=False, GOAL="corner")])
+def test_same_seed_same_weights_bit_for_bit(tiny, monkeypatch, settings):
+    _, first, _ = run(monkeypatch, tiny / "first", **settings)
+    _, again, _ = run(monkeypatch, tiny / "again", **settings)
+    _, other, _ = run(monkeypatch, tiny / "other", **settings, SEED=1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_seed_sets_the_first_weights(tiny, monkeypatch):
+    """With a learning rate too small to move them."""
+    _, first, _ = run(monkeypatch, tiny / "first", LR=1e-30)
+    _, again, _ = run(monkeypatch, tiny / "again", LR=1e-30, BSZ=32)
+    _, other, _ = run(monkeypatch, tiny / "other", LR=1e-30, SEED=1)
+    assert torch.equal(first["look.weight"], again["look.weight"])
+    assert not torch.equal(first["look.weight"], other["look.weight"])
+
+
+def test_seed_sets_the_exploration(tiny, monkeypatch):
+    """With episodes that all act at random, but for one."""
+    walks, real = [], main.rollout
+
+    def rollout(mazes, q, steps, epsilon=None, generator=None):
+        episodes = real(mazes, q, steps, epsilon, generator)
+        if epsilon is not None:
+            walks.append(episodes.actions)
+        return episodes
+
+    monkeypatch.setattr(main, "rollout", rollout)
+    for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
+        run(monkeypatch, tiny / folder, NUM_EPISODES=64, EPSILON_SHAPE=1e-9, SEED=seed)
+    assert torch.equal(walks[0], walks[1])
+    assert binomtest(int((walks[0] == walks[2]).sum()), walks[0].numel(), 0.25).pvalue > 1e-6
+
+
+def test_evaluating_more_often_does_not_change_what_is_learned(tiny, monkeypatch):
+    _, often, rows = run(monkeypatch, tiny / "often", EVAL_EVERY=1, NUM_EPISODES=256)
+    _, seldom, fewer = run(monkeypatch, tiny / "seldom", EVAL_EVERY=100)
+    assert len(rows) == 4 > len(fewer)
+    assert all(torch.equal(often[name], seldom[name]) for name in often)
+
+
+@pytest.mark.parametrize("held_out, sample", [(60, 20), (20, 60), (30, 30)])
+def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sample):
+    """With an evaluation that gives 1 to training mazes and 0 to others."""
+    known = set(maze.fingerprints(maze.make_mazes(300, 12, seeded())))
+
+    def evaluate(network, mazes, distance, chunk=4096):
+        seen = torch.tensor([float(one in known) for one in maze.fingerprints(maze.pack(mazes.walls))])
+        return dict.fromkeys(("success", "optimal", "spl", "loops", "q_error"), seen)
+
+    monkeypatch.setattr(main, "evaluate", evaluate)
+    summary, _, rows = run(monkeypatch, tiny / "out", GRID=12, EVAL_MAZES=held_out, EVAL_SAMPLE=sample)
+    assert summary["success"] == 0 and summary["generalization_gap"] == 1 and summary["eval_mazes"] == held_out
+    assert all(float(row["success"]) == 0 and float(row["train_success"]) == 1 for row in rows)
+
+
+@pytest.mark.parametrize("bsz, updates, syncs", [(64, 6, 1), (64, 6, 2), (64, 6, 4), (64, 6, 6), (64, 4, 9), (10, 7, 7)])
+def test_run_makes_the_updates_and_target_syncs_that_it_reports(tiny, monkeypatch, bsz, updates, syncs):
+    made, in_sync, copied, real = 0, 0, None, main.update
+
+    def update(online, target, optimizer, episodes, plan):
+        nonlocal made, in_sync, copied
+        made += 1
+        if all(map(torch.equal, online.parameters(), target.parameters())):
+            in_sync, copied = in_sync + 1, [weights.clone() for weights in online.parameters()]
+        assert all(map(torch.equal, target.parameters(), copied))
+        return real(online, target, optimizer, episodes, plan)
+
+    monkeypatch.setattr(main, "update", update)
+    settings = dict(BSZ=bsz, UPDATES=updates, TARGET_SYNCS=syncs, NUM_EPISODES=3 * bsz - 1)
+    summary, _, rows = run(monkeypatch, tiny / "out", **settings)
+    assert summary["updates"] == made == 3 * updates
+    assert in_sync == 3 * min(syncs, updates)
+    assert summary["episodes"] == 3 * bsz
+    assert [int(row["updates"]) for row in rows] == [updates, 2 * updates, 3 * updates]
+
+
+@pytest.mark.parametrize("replay", ["off", "uniform"])
+def test_run_explores_as_its_constants_say_and_counts_its_steps(tiny, monkeypatch, replay):
+    epsilons, walked, real = [], 0, main.rollout
+
+    def rollout(mazes, q, steps, epsilon=None, generator=None):
+        nonlocal walked
+        episodes = real(mazes, q, steps, epsilon, generator)
+        if epsilon is not None:
+            epsilons.append(epsilon.sort().values)
+            walked += int((episodes.cells[:-1] != mazes.goal).sum())
+        return episodes
+
+    monkeypatch.setattr(main, "rollout", rollout)
+    summary, _, _ = run(monkeypatch, tiny / "out", EPSILON=0.8, EPSILON_SHAPE=3.0, REPLAY=replay, REPLAY_SIZE=100)
+    assert summary["env_steps"] == walked > 0
+    assert len(epsilons) == 2
+    assert all(torch.allclose(epsilon, 0.8 * torch.linspace(0, 1, 64) ** 3, atol=1e-6) for epsilon in epsilons)
+
+
+@pytest.mark.parametrize("replay", ["off", "uniform"])
+def test_run_learns_from_the_plans_of_the_mazes_that_were_walked(tiny, monkeypatch, replay):
+    """The first update after planning has the weights of the plan."""
+    right, real = [], main.update
+
+    def update(online, target, optimizer, episodes, plan):
+        right.append(all(map(torch.equal, online.plan(episodes.mazes), plan)))
+        return real(online, target, optimizer, episodes, plan)
+
+    monkeypatch.setattr(main, "update", update)
+    run(monkeypatch, tiny / "out", NUM_EPISODES=256, REPLAY=replay, REPLAY_SIZE=200)
+    assert right[::4] == [True] * 4
+
+
+def test_learning_rate_falls_to_nothing_at_the_end_of_the_run(tiny, monkeypatch):
+    rows = run(monkeypatch, tiny / "out", NUM_EPISODES=640, LR=0.02, LR_DECAY=0.5)[2]
+    wanted = [0.02 * min(1, (10 - batch) / 5) for batch in range(10)]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(wanted)
+
+
+def test_run_learns_to_walk_mazes_it_has_never_seen(trained):
+    folder, summary = trained
+    mazes = drawn(300, farthest=20)
+    random = main.rollout(mazes, torch.zeros(4, 8, 8, 300), 30, torch.ones(300), seeded()).cells[-1] == mazes.goal
+    network, config = model.load_checkpoint(str(folder / "out" / "checkpoint.pt"), "cpu")
+    assert summary["success"] > random.float().mean() + 0.3
+    assert summary["optimal"] <= summary["spl"] <= summary["success"]
+    assert scores(network, mazes)["success"].mean().item() == pytest.approx(summary["success"], abs=0.1)
+    assert config == summary["config"] and config["GRID"] == 8
+
+
+def test_run_leaves_its_files(trained):
+    folder, summary = trained
+    saved = json.loads((folder / "out" / "summary.json").read_text())
+    assert saved == summary
+    wanted = {"success", "optimal", "spl", "loops", "q_error", "generalization_gap", "eval_mazes", "episodes", "env_steps",
+              "updates", "seconds", "seconds_to_99", "params", "device", "seed", "config"}
+    assert wanted <= saved.keys()
+    assert [saved[name] for name in ("eval_mazes", "episodes", "updates", "device", "seed")] == [300, 6000, 240, "cpu", 0]
+    assert set(saved["config"]) == set(main.CONSTANTS)
+    assert saved["params"] == sum(x.numel() for x in weights(folder / "out").values())
+    rows = list(csv.DictReader(open(folder / "out" / "metrics.csv")))
+    episodes = [int(row["episodes"]) for row in rows]
+    assert len(episodes) in (3, 4) and episodes == sorted(episodes) and episodes[-1] == 6000
+    assert int(rows[-1]["env_steps"]) == saved["env_steps"]
+    assert 0 < float(rows[0]["seconds"]) < float(rows[-1]["seconds"]) < saved["seconds"]
+    reached = [float(row["seconds"]) for row in rows if float(row["success"]) >= 0.99]
+    assert saved["seconds_to_99"] == (reached[0] if reached else None)
+    assert (folder / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "plot.png"]
+    assert not [path for path in (folder / "out").iterdir() if path.name.endswith(".part")]
+
+
+# Settings
+
+
+def test_override_keeps_the_type_of_each_constant():
+    arguments = "SEED=3 LR=1 DOUBLE=false PROFILE=True MODEL=cnn NUM_EPISODES=1e6 BSZ=2_048 OUT_DIR=a=b".split()
+    main.override(arguments)
+    values = [getattr(main, argument.partition("=")[0]) for argument in arguments]
+    assert values == [3, 1.0, False, True, "cnn", 1_000_000, 2048, "a=b"]
+    assert [type(value) for value in values] == [int, float, bool, bool, str, int, int, str]
+    assert main.config()["SEED"] == 3
+
+
+def test_every_constant_can_be_given_on_the_command_line():
+    before = main.config()
+    assert len(before) > 30 and "HELD_OUT_SEED" not in before
+    main.override([f"{name}={value}" for name, value in before.items()])
+    main.check()
+    assert main.config() == before

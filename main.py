@@ -402,6 +402,7 @@ def check():
     must("UPDATES", UPDATES <= BSZ, f"at most BSZ={BSZ}: each update needs an episode")
     must("REPLAY_SIZE", REPLAY == "off" or REPLAY_SIZE >= BSZ, f"at least BSZ={BSZ}: a batch must fit in")
     must("SEED", 0 <= SEED < HELD_OUT_SEED, "a whole number from 0 to 4294967294")
+    must("PLOT_FILE", os.path.isdir(os.path.dirname(PLOT_FILE) or "."), "in a folder that exists")
     for name, choices in (("GOAL", ("random", "corner")), ("MODEL", tuple(model.MODELS)), ("REPLAY", ("off", "uniform")),
                           ("CURRICULUM", ("adaptive", "linear", "off"))):
         must(name, globals()[name] in choices, " or ".join(choices))

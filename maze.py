@@ -117,9 +117,7 @@ def carve(n, grid, generator, device="cpu"):
     half = (room // width - 1) * grid + room % width - 1
     cell = (half[:, None] * n + torch.zeros_like(lane)).view(-1).index_select(0, path.view(-1)).view(moves + 1, n)
     walls = torch.ones(grid * grid * n, dtype=torch.bool, device=device)
-    walls[2 * cell[0] + lane] = False
-    walls[(2 * cell[1:] + lane).view(-1)] = False
-    walls[(cell[1:] + cell[:-1] + lane).view(-1)] = False
+    walls.index_fill_(0, torch.cat([2 * cell[1:], cell[1:] + cell[:-1]]).add_(lane).view(-1), False)
     return walls.view(grid, grid, n)
 
 

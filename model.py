@@ -268,7 +268,7 @@ def load_checkpoint(path, device):
     try:
         with warnings.catch_warnings():  # about formats; whatever the file is, one line says what is wrong with it
             warnings.simplefilter("ignore")
-            saved = torch.load(path, map_location=device, weights_only=True)
+            saved = dict(torch.load(path, map_location=device, weights_only=True))
         if saved["format"] != CHECKPOINT_FORMAT:
             raise UserError(f"{path} is a checkpoint of format {saved['format']}, this program reads {CHECKPOINT_FORMAT}: train again")
         config = saved["config"]

@@ -95,7 +95,7 @@ def train():
 
     online = model.MODELS[MODEL](GRID, WIDTH, GAMMA).to(device)
     target = copy.deepcopy(online)
-    optimizer = torch.optim.Adam(online.parameters(), lr=LR, fused=True)
+    optimizer = torch.optim.Adam(online.parameters(), lr=LR, fused=device.type != "mps")
     replay = None if REPLAY == "off" else model.Replay(REPLAY_SIZE, GRID, MAX_EP_LENGTH, device)
     rank = torch.randperm(BSZ, generator=generator, device=device)  # shuffled: each update gets episodes of every kind
     epsilon = EPSILON * (rank / max(1, BSZ - 1)) ** EPSILON_SHAPE
@@ -255,7 +255,8 @@ def show_progress(history, batches):
 
 def report(network, history, held_out, cached, device):
     """The final evaluation, and every file that the run leaves behind. Returns the summary."""
-    scores = average(evaluate(network, *held_out))
+    results = evaluate(network, *held_out)
+    scores = average(results)
     train_success = average(evaluate(network, *cached))["success"]
     last = history[-1]
     summary = dict(
@@ -269,12 +270,14 @@ def report(network, history, held_out, cached, device):
         writer.writeheader()
         writer.writerows(history)
     plot(history)
+    show_walks(network, held_out[0].select(results["success"].argsort(stable=True)[:8]))  # failures first
     summary["seconds"] = time.perf_counter() - started
     with replacing(in_out_dir("summary.json")) as beside, open(beside, "w") as file:
         json.dump(summary, file, indent=1)
     print(f"on {summary['eval_mazes']:,} mazes it has never seen: success {scores['success']:.4f}, optimal {scores['optimal']:.4f}, "
           f"spl {scores['spl']:.4f}, q_error {scores['q_error']:.1e}")
-    print(f"{summary['seconds']:.1f} s in all; see {PLOT_FILE} and {OUT_DIR}/: checkpoint.pt, metrics.csv, summary.json")
+    print(f"{summary['seconds']:.1f} s in all; see {PLOT_FILE} and {OUT_DIR}/: rollouts.png, agent.gif, "
+          "checkpoint.pt, metrics.csv, summary.json")
     return summary
 
 
@@ -306,6 +309,47 @@ def plot(history):
     with replacing(PLOT_FILE) as beside:
         figure.savefig(beside, dpi=100, format="png")
     plt.close(figure)
+
+
+def show_walks(network, mazes):
+    """rollouts.png: what each cell of these few mazes is worth to the agent, and the way it walks; agent.gif: it walks."""
+    import matplotlib.pyplot as plt
+    from PIL import Image  # matplotlib needs it, so it is there
+    distance = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])[0].tolist()
+    q, _ = think(network, mazes)
+    cells = rollout(mazes, q, MAX_EP_LENGTH).cells.cpu()
+    value, walls, goal = q.amax(0).cpu(), mazes.walls.cpu(), mazes.goal.tolist()
+    value[walls] = float("nan")
+
+    figure, axes = plt.subplots(2, -(-len(goal) // 2), figsize=(11, 6), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, axis in zip(range(len(goal)), axes.flat):
+        steps = int((cells[:-1, i] != goal[i]).sum())
+        axis.imshow(walls[..., i], cmap="gray_r", vmin=0, vmax=1)
+        axis.imshow(value[..., i], cmap="viridis", vmin=0, vmax=1)
+        axis.plot(cells[:, i] % GRID, cells[:, i] // GRID, color="white", lw=1.5)
+        axis.plot(cells[0, i] % GRID, cells[0, i] // GRID, "o", color="white")
+        axis.plot(goal[i] % GRID, goal[i] // GRID, "*", color="red", ms=12)
+        axis.set_title(f"{steps} steps, shortest {distance[i]}" if int(cells[-1, i]) == goal[i] else f"failed, shortest {distance[i]}")
+    figure.suptitle("The way walked (white) to the goal (red); colour: max Q, what the agent thinks each cell is worth")
+    with replacing(in_out_dir("rollouts.png")) as beside:
+        figure.savefig(beside, dpi=100, format="png")
+    plt.close(figure)
+
+    colors = bytes((235, 235, 230, 40, 44, 52, 150, 190, 235, 220, 60, 60, 30, 90, 200))  # open, wall, trail, goal, agent
+    board, frames = walls.to(torch.uint8).permute(2, 0, 1).flatten(1), []
+    lane = torch.arange(len(goal))
+    for at in cells[:int((cells != mazes.goal.cpu()).any(1).sum()) + 1]:
+        board[lane, at], frame = 2, board.clone()
+        frame[lane, mazes.goal.cpu()] = 3
+        frame[lane, at] = 4
+        frame = F.pad(frame.view(-1, GRID, GRID), (1, 1, 1, 1), value=1)
+        frame = torch.cat(frame.unbind(), 1).repeat_interleave(6, 0).repeat_interleave(6, 1)
+        frames.append(Image.fromarray(frame.numpy(), "P"))
+        frames[-1].putpalette(colors)
+    with replacing(in_out_dir("agent.gif")) as beside:
+        frames[0].save(beside, format="GIF", save_all=True, append_images=frames[1:] + 10 * frames[-1:], duration=80, loop=0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

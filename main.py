@@ -15,8 +15,6 @@ import json
 import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep: on a busy machine, spinning ones cost 10 times
-
 import torch
 import torch.nn.functional as F
 

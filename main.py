@@ -64,6 +64,7 @@ BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
 DEVICE = "auto"              # "auto", "cpu", "cuda", "cuda:1", "mps"
+THREADS = 1                  # CPU threads, 0: torch's choice; vin's operations are too small to share, cnn and mlp gain
 EVAL_MAZES = 10_000          # held-out mazes in the final evaluation
 EVAL_SAMPLE = 256            # of them, in the evaluations on the way ...
 EVAL_EVERY = 5               # ... one in so many batches
@@ -441,6 +442,7 @@ def check():
                  "MAX_EP_LENGTH", "EVAL_MAZES", "EVAL_SAMPLE", "EVAL_EVERY"):
         must(name, globals()[name] >= 1, "a whole number over 0")
     must("WIDTH", WIDTH >= 0, "0 or a number of units")
+    must("THREADS", THREADS >= 0, "0 or a number of threads")
     must("UPDATES", UPDATES <= BSZ, f"at most BSZ={BSZ}: each update needs an episode")
     must("REPLAY_SIZE", REPLAY == "off" or REPLAY_SIZE >= BSZ, f"at least BSZ={BSZ}: a batch must fit in")
     must("SEED", 0 <= SEED < HELD_OUT_SEED, "a whole number from 0 to 4294967294")
@@ -451,7 +453,9 @@ def check():
 
 
 def pick_device():
-    """The torch device that DEVICE names; "auto": a GPU where there is one."""
+    """The torch device that DEVICE names; "auto": a GPU where there is one. On a CPU, with as many threads as THREADS says."""
+    if THREADS:
+        torch.set_num_threads(THREADS)
     if DEVICE == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:

@@ -137,7 +137,7 @@ def kinds():
     """(name, mazes) for each kind beyond the training mazes, the same for every seed."""
     random = np.random.default_rng(7)
     yield "perfect 31x31", own(1000, 31, 1.0, 31)
-    yield "perfect 63x63", own(300, 63, 1.0, 63)
+    yield "perfect 63x63", own(400, 63, 1.0, 63)
     yield "perfect 127x127", own(100, 127, 1.0, 127)
     for difficulty in 0.3, 0.5, 0.7, 0.9:
         yield f"loops 16x16, difficulty {difficulty}", own(5000, 16, difficulty, 16)
@@ -146,8 +146,8 @@ def kinds():
         yield f"{make.__name__} 15x15", some(1000, lambda: make(8, random), random)
         yield f"{make.__name__} 63x63", some(100, lambda: make(32, random), random)
     yield "obstacles 16x16", some(1000, lambda: obstacles(16, random), random)
-    yield "obstacles 64x64", some(100, lambda: obstacles(64, random), random)
-    yield "random walls 30x30, path > 110", fields(200, 30, 110, 30)
+    yield "obstacles 64x64", some(200, lambda: obstacles(64, random), random)
+    yield "random walls 30x30, path > 110", fields(300, 30, 110, 30)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -179,6 +179,7 @@ def run(arguments):
     options = dict(SEEDS=10, FIRST=0, HELD_OUT=100_000)
     options.update({key: int(value) for key, _, value in (a.partition("=") for a in arguments) if key in options})
     passed = [a for a in arguments if a.partition("=")[0] not in options]
+    main.pick_device()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; {options} {passed}")
     with tempfile.TemporaryDirectory() as folder:
         beyond, table = list(kinds()), {}

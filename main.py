@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 import maze
 import model
-from maze import Mazes, UserError, replacing
+from maze import UserError, replacing
 
 # The maze
 GRID = 16                    # cells on a side, 5..256; rooms sit at even coordinates, so an even GRID ends in a wall

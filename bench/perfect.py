@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import main
 import maze
 import model
-from maze import Mazes, TextMaze
+from maze import TextMaze
 
 
 # ----------------------------------------------------------------------------------------------------------------------

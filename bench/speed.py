@@ -5,7 +5,7 @@
 1. Each stage of a training run at the curriculum's last level: median time, mazes and steps a second, share of a batch,
    and how many times longer it takes than its floor: the bytes that it can't help moving, at the copy rate measured here.
 2. The usual way, with the same network, mazes, curriculum and machine: the agent drawn into the image, a forward pass a
-   step, a replay memory of images, one-step targets, an update a step. Beside it `python main.py`, for SECONDS each.
+   step, a replay memory of images, one-step targets, an update a step, for SECONDS. Beside it, a run of `python main.py`.
 3. Time a maze, as GRID and BSZ grow.
 """
 import copy

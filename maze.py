@@ -46,6 +46,9 @@ def replacing(path):
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = path  # a disk that is full does not say whose file it was
+        raise
     finally:
         if os.path.exists(beside):
             os.remove(beside)
@@ -187,7 +190,6 @@ def fingerprints(packed):
 
 
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Drawing a batch: difficulty, goals and starts
 
@@ -208,8 +210,8 @@ def draw(packed, grid, difficulty, max_start_distance, goal, generator):
     else:
         up, down, left, right = neighbours(walls, True)
         goal = choose(~(walls | up & down & left & right), generator)
-    distance = distances(walls, goal, max_start_distance)
-    return Mazes(walls, goal, choose(distance > 0, generator))
+    distance = distances(walls, goal)
+    return Mazes(walls, goal, choose((distance > 0) & (distance <= max_start_distance), generator))
 
 
 def choose(mask, generator):
@@ -221,10 +223,25 @@ def choose(mask, generator):
 
 def neighbours(x, outside):
     """For each cell, the value of x (H, W, B) in the cell that each action leads to: (4, H, W, B)."""
-    h, w, b = x.shape
-    rim = x.new_full((h + 2, w + 2, b), outside)
-    rim[1:-1, 1:-1] = x
+    rim = padded(x, 1, outside)
     return torch.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
+
+
+def padded(x, radius, outside):
+    """x (H, W, B) with a rim of `radius` cells that hold the value `outside`: (H + 2 radius, W + 2 radius, B)."""
+    h, w, b = x.shape
+    rim = x.new_full((h + 2 * radius, w + 2 * radius, b), outside)
+    rim[radius:radius + h, radius:radius + w] = x
+    return rim
+
+
+def around(cells, w, radius):
+    """The window of (2 radius + 1)^2 cells around each of `cells` (...), row by row, as cells of a `padded` maze whose own
+    width is w: ((2 radius + 1)^2, ...)."""
+    wide = w + 2 * radius
+    reach = torch.arange(-radius, radius + 1, device=cells.device)
+    offset = (reach[:, None] * wide + reach).view(-1, *[1] * cells.dim())
+    return cells + cells.div(w, rounding_mode="floor") * (2 * radius) + radius * (wide + 1) + offset
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -259,17 +276,20 @@ def move_table(mazes, q):
     return table.view(-1), greedy.flatten(0, 1)
 
 
-def walk(table, start, choices):
+def walk(table, start, choices, react=None):
     """The cells on each way from start (B,), one look-up in a `move_table` a step: (T + 1, B) int64.
 
-    choices (T, B): 0..3, or 4 for the greedy action.
+    choices (T, B): 0..3, or 4 for the greedy action: the table's, or what react(cells (B,)) answers, which then takes the
+    4's place in `choices`.
     """
     t, b = choices.shape
     place = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
     place[0] = start * (5 * b) + torch.arange(b, device=table.device)
     entry = torch.empty_like(place[0])
-    for here, choice, there in zip(place[:-1].unbind(), (choices.to(table.dtype) * b).unbind(), place[1:].unbind()):
-        torch.add(here, choice, out=entry)
+    for here, choice, there in zip(place[:-1].unbind(), choices.unbind(), place[1:].unbind()):
+        if react:
+            choice.copy_(torch.where(choice == 4, react(here.div(5 * b, rounding_mode="floor").long()), choice))
+        torch.add(here, choice, alpha=b, out=entry)
         torch.index_select(table, 0, entry, out=there)
     return torch.div(place, 5 * b, rounding_mode="floor").long()
 
@@ -278,29 +298,44 @@ def walk(table, start, choices):
 # The exact answers
 
 
-def distances(walls, goal, limit=None):
-    """Steps from each cell to the goal by breadth-first search: (H, W, B) int32, -1 where it can't be reached in `limit`."""
+def spread(u, by, combine):
+    """Raises u (H, W, B), in place, to the least fixed point of u(s) = max(u(s), max_a combine(u(s'), by[a](s))); by (4, H, W, B).
+
+    Value iteration in Gauss-Seidel order, row by row and column by column in each direction: value crosses a corridor
+    in one sweep, so that a round is needed for each few turns of the way to the goal, not for each of its steps.
+    """
+    row, column = u.unbind(0), u.unbind(1)
+    up, down, left, right = by[0].unbind(0), by[1].unbind(0), by[2].unbind(1), by[3].unbind(1)
+    h, w = len(row), len(column)
+    row_, column_ = torch.empty_like(u[0]), torch.empty_like(u[:, 0])  # scratch
+    sweeps = [(row[y - 1], up[y], row_, row[y]) for y in range(1, h)]
+    sweeps += [(column[x - 1], left[x], column_, column[x]) for x in range(1, w)]
+    sweeps += [(row[y + 1], down[y], row_, row[y]) for y in reversed(range(h - 1))]
+    sweeps += [(column[x + 1], right[x], column_, column[x]) for x in reversed(range(w - 1))]
+    before = torch.empty_like(u)
+    for _ in range(h * w):
+        before.copy_(u)
+        for ahead, step, scratch, here in sweeps:
+            combine(ahead, step, out=scratch)
+            torch.maximum(here, scratch, out=here)
+        if torch.equal(u, before):
+            break
+    return u
+
+
+def distances(walls, goal):
+    """Steps from each cell to the goal by a shortest path: (H, W, B) int32, -1 where the goal can't be reached."""
     h, w, b = walls.shape
-    rim = torch.zeros(2, h + 2, w + 2, b, dtype=torch.uint8, device=walls.device)
-    reached, grown = rim[0, 1:-1, 1:-1], rim[1, 1:-1, 1:-1]
-    around = rim[0, :-2, 1:-1], rim[0, 2:, 1:-1], rim[0, 1:-1, :-2], rim[0, 1:-1, 2:]
-    is_open = (~walls).to(torch.uint8)
-    reached[goal // w, goal % w, torch.arange(b, device=walls.device)] = 1
-    total = torch.zeros(h, w, b, dtype=torch.int32, device=walls.device)  # waves that had reached the cell, in all
-    recent = torch.zeros_like(is_open)  # and since the last flush: bytes are four times as fast to count in
-    waves = 0
-    for waves in range(1, (limit or h * w) + 1):
-        recent += reached
-        torch.bitwise_or(around[0], around[1], out=grown)
-        grown.bitwise_or_(around[2]).bitwise_or_(around[3]).bitwise_and_(is_open).bitwise_or_(reached)
-        if waves % 8 == 0:
-            if waves % 248 == 0:
-                total += recent
-                recent.zero_()
-            if torch.equal(grown, reached):
-                break
-        reached.copy_(grown)
-    return torch.where(reached > 0, waves - total - recent, -1)
+    kind, far = (torch.int16, 2 ** 14) if h * w < 2 ** 14 else (torch.int32, 2 ** 30)  # what fits takes half the time
+    cost = torch.where(walls, far, 1).to(kind)
+    nearness = torch.full((h * w, b), -far, dtype=kind, device=walls.device).scatter_(0, goal[None], 0).view(h, w, b)
+    distance = -spread(nearness, cost.expand(4, -1, -1, -1), torch.sub).int()  # into a wall it falls to -far: never up
+    return torch.where(distance < far, distance, -1)
+
+
+def shortest(mazes, distance):
+    """Steps on a shortest way from each start, given `distances` (H, W, B): (B,)."""
+    return distance.flatten(0, 1).gather(0, mazes.start[None])[0]
 
 
 def optimal_q(mazes, distance, gamma):
@@ -325,7 +360,7 @@ def read_mazes(path):
     """The mazes of a text file, a list of TextMaze: `#` wall, `.` or space open, `S` start, `G` goal, a blank line between
     two mazes. Raises UserError, with the line's number, for anything else."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None

@@ -3,6 +3,8 @@
 Every network maps a batch of whole mazes to Q-values for every cell and action at once, (4, H, W, B): a maze does not
 change during an episode, so one forward pass is the policy for all of it. The layout is that of maze.py: batch last.
 """
+import hashlib
+import io
 import warnings
 from typing import NamedTuple
 
@@ -10,17 +12,31 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from maze import Mazes, UserError, neighbours, pack, replacing, unpack
+from maze import Mazes, UserError, around, neighbours, pack, padded, replacing, spread, unpack
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Q-networks: forward(mazes, plan) -> Q (4, H, W, B). plan(mazes) does, without gradient, the part of the work that acting
-# and learning can share: a tuple of tensors whose last axis is the batch.
+# Q-networks that see the whole maze
 
 
-class VIN(nn.Module):
+class WholeMaze(nn.Module):
+    """A Q-network that sees the whole maze: forward(mazes, plan) -> Q of every cell and action, (4, H, W, B)."""
+
+    def begin(self, mazes):
+        """No memory: a maze does not change during an episode, so that one look at it is enough."""
+
+    def plan(self, mazes):
+        """What acting and learning can share, found without gradient: a tuple of tensors whose last axis is the batch."""
+        return ()
+
+    def along(self, episodes, plan):
+        """Q in each visited cell: (4, T + 1, B)."""
+        return along(self(episodes.mazes, plan), episodes.cells)
+
+
+class VIN(WholeMaze):
     """A value iteration network (Tamar et al. 2016), iterated to its fixed point.
 
     A 3x3 convolution, ReLU and a 1x1 convolution on the walls give p(s, a), the probability that the move succeeds; a
@@ -29,18 +45,18 @@ class VIN(nn.Module):
     All cells and all backups share the weights, so it runs on a maze of any size.
     """
 
-    def __init__(self, grid, width, gamma):
+    def __init__(self, grid, width, gamma, windows=None):
         super().__init__()
         self.gamma = gamma
-        self.look = nn.Linear(9, width or 64)  # the 3x3 convolution, as a function of one cell's window
+        # A window of nine cells, each wall or not, has only 512 forms: the layers run on these, and cells look theirs up.
+        self.register_buffer("windows", digits(2) if windows is None else windows, persistent=False)
+        self.look = nn.Linear(self.windows.shape[1], width or 64)  # the 3x3 convolution, as a function of one cell's window
         self.judge = nn.Linear(width or 64, 4)  # the 1x1 convolution
         nn.init.constant_(self.judge.bias, 2.0)  # moves mostly succeed, until found not to
         self.reward = nn.Parameter(torch.tensor(0.5))
-        # A window of nine cells, each wall or not, has only 512 forms: the layers run on these, and cells look theirs up.
-        self.register_buffer("windows", (torch.arange(512)[:, None] >> torch.arange(9) & 1).float(), persistent=False)
 
     def success(self):
-        """p for each action in each of the 512 windows, (4, 512); bit 3 * y + x of a window is its cell in row y, column x.
+        """p for each action in each window: (4, 512); digit 3 * y + x of a window's number is its cell in row y, column x.
 
         Clipped to [0, 1], not squashed: only an exact 0 or 1 stays right over a thousand steps. The gradient passes the
         clip unhindered, so that a p which is certain and wrong can still be mended (straight-through estimator).
@@ -48,65 +64,58 @@ class VIN(nn.Module):
         p = self.judge(F.relu(self.look(self.windows))).t() / 6 + 0.5
         return p.clamp(0, 1).detach() + (p - p.detach())
 
+    def worth(self, p):
+        """What a move is worth, in values of the cell it leads to, if tried until it succeeds: x = gamma (p + (1 - p) x)."""
+        return self.gamma * p / (1 - self.gamma * (1 - p))
+
     @torch.no_grad()
     def plan(self, mazes):
-        """u at the fixed point, and which of the 512 windows each cell sees: both (H, W, B)."""
-        p, window = self.success(), windows_seen(mazes.walls)
-        # A move is worth x * u(s') if tried until it succeeds: x = gamma * (p + (1 - p) * x), solved for x.
-        worth = self.gamma * p / (1 - self.gamma * (1 - p))
-        u = self.with_reward(torch.zeros(mazes.walls.shape, device=p.device), mazes.goal)
-        return fixed_point(u, look_up(worth, window)), window
+        """u at the fixed point, and the window that each cell sees: both (H, W, B)."""
+        window = windows_seen(mazes.walls)
+        return self.values(mazes.goal, look_up(self.worth(self.success()), window)), window
+
+    def values(self, goal, worth):
+        """u at the fixed point: (H, W, B)."""
+        u = torch.zeros(worth.shape[1:], device=worth.device).flatten(0, 1)
+        return spread(u.scatter_(0, goal[None], self.reward.expand(1, len(goal))).view(worth.shape[1:]), worth, torch.mul)
+
+    # The plan carries no gradient; the one backup on it does: it is what a semi-gradient TD step follows anyway.
 
     def forward(self, mazes, plan=None):
-        # The plan carries no gradient, the one backup on it does: it is what a semi-gradient TD step follows anyway.
         u, window = self.plan(mazes) if plan is None else plan
-        u = self.with_reward(u, mazes.goal)
+        u = u.flatten(0, 1).scatter(0, mazes.goal[None], self.reward.expand(1, len(mazes.goal))).view(u.shape)
         return torch.lerp(u, neighbours(u, 0.0), look_up(self.success(), window))
 
-    def with_reward(self, u, goal):
-        return u.flatten(0, 1).scatter(0, goal[None], self.reward.expand(1, len(goal))).view_as(u)
+    def along(self, episodes, plan):  # the same in the visited cells only, which are far fewer than all
+        (u, window), (mazes, cells, *_) = plan, episodes
+        near = around(cells, u.shape[1], 1)[CROSS]
+        u = padded(u, 1, 0.0).flatten(0, 1).gather(0, near.flatten(0, 1)).view(near.shape)
+        u = torch.where(near == around(mazes.goal, window.shape[1], 1)[4], self.reward, u)
+        return torch.lerp(u[:1], u[1:], look_up(self.success(), along(window, cells)))
 
 
-def windows_seen(walls):
-    """The 3x3 window of walls around each cell, as a number under 512: (H, W, B) int64."""
-    h, w, b = walls.shape
-    rim = torch.ones(h + 2, w + 2, b, dtype=torch.int16, device=walls.device)
-    rim[1:-1, 1:-1] = walls
-    rows = rim[:, :-2] + 2 * rim[:, 1:-1] + 4 * rim[:, 2:]
-    return (rows[:-2] + 8 * rows[1:-1] + 64 * rows[2:]).long()
+CROSS = [4, 1, 7, 3, 5]  # in a 3x3 window: the cell itself, then where each action leads
+
+
+def digits(base):
+    """The numbers of nine digits to this base, the last first; each digit d > 0 is a 1 in place d - 1: (base ** 9, 9 (base - 1))."""
+    digit = torch.arange(base ** 9)[:, None] // base ** torch.arange(9) % base
+    return torch.cat([digit == kind for kind in range(1, base)], 1).float()
+
+
+def windows_seen(cells, states=2):
+    """The 3x3 window around each cell (H, W, B), as a number to the base `states`: (H, W, B) int64. Outside is wall."""
+    rim = padded(cells.to(torch.int16), 1, 1)
+    rows = rim[:, :-2] + states * rim[:, 1:-1] + states ** 2 * rim[:, 2:]
+    return (rows[:-2] + states ** 3 * rows[1:-1] + states ** 6 * rows[2:]).long()
 
 
 def look_up(table, window):
-    """table (4, 512) at each cell's window (H, W, B): (4, H, W, B)."""
+    """table (4, N) at each of `window` (...): (4, ...)."""
     return table.gather(1, window.flatten().expand(4, -1)).unflatten(1, window.shape)
 
 
-def fixed_point(u, worth):
-    """Raises u (H, W, B), in place, to the least fixed point of u(s) = max(u(s), max_a worth(s, a) * u(s')).
-
-    Value iteration in Gauss-Seidel order, row by row and column by column in each direction: value crosses a corridor
-    in one sweep, so that a round is needed for each few turns of the way to the goal, not for each of its steps.
-    """
-    row, column = u.unbind(0), u.unbind(1)
-    up, down, left, right = worth[0].unbind(0), worth[1].unbind(0), worth[2].unbind(1), worth[3].unbind(1)
-    h, w = len(row), len(column)
-    row_, column_ = torch.empty_like(u[0]), torch.empty_like(u[:, 0])  # scratch
-    sweeps = [(row[y - 1], up[y], row_, row[y]) for y in range(1, h)]
-    sweeps += [(column[x - 1], left[x], column_, column[x]) for x in range(1, w)]
-    sweeps += [(row[y + 1], down[y], row_, row[y]) for y in reversed(range(h - 1))]
-    sweeps += [(column[x + 1], right[x], column_, column[x]) for x in reversed(range(w - 1))]
-    before = torch.empty_like(u)
-    for _ in range(h * w):
-        before.copy_(u)
-        for ahead, by, scratch, here in sweeps:
-            torch.mul(ahead, by, out=scratch)
-            torch.maximum(here, scratch, out=here)
-        if torch.equal(u, before):
-            break
-    return u
-
-
-class CNN(nn.Module):
+class CNN(WholeMaze):
     """Residual 3x3 convolutions without pooling; dilations up to 8 let every cell see the whole maze."""
 
     def __init__(self, grid, width, gamma):
@@ -116,9 +125,6 @@ class CNN(nn.Module):
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in (1, 2, 4, 8, 4, 2, 1))
         self.leave = zeros(nn.Conv2d(width, 4, 1))
 
-    def plan(self, mazes):
-        return ()
-
     def forward(self, mazes, plan=None):
         x = F.relu(self.enter(planes(mazes)))
         for block in self.blocks:
@@ -126,7 +132,7 @@ class CNN(nn.Module):
         return self.leave(x).permute(1, 2, 3, 0)
 
 
-class MLP(nn.Module):
+class MLP(WholeMaze):
     """Walls and goal, flattened, to Q of all cells: what it learns about one place it doesn't know about another."""
 
     def __init__(self, grid, width, gamma):
@@ -136,12 +142,29 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * grid * grid, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
                                     zeros(nn.Linear(width, 4 * grid * grid)))
 
-    def plan(self, mazes):
-        return ()
-
     def forward(self, mazes, plan=None):
         x = planes(mazes)[:, :2].flatten(1)
         return self.layers(x).view(-1, 4, self.grid, self.grid).permute(1, 2, 3, 0)
+
+
+class Attention(WholeMaze):
+    """A transformer (Vaswani et al. 2017): each cell is a token that knows its place, two layers of pre-normed attention."""
+
+    def __init__(self, grid, width, gamma):
+        super().__init__()
+        width = width or 32
+        self.grid = grid
+        self.enter = nn.Linear(2, width)
+        self.place = nn.Parameter(torch.randn(grid * grid, width) / width ** 0.5)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+                                    for _ in range(2))
+        self.leave = zeros(nn.Linear(width, 4))
+
+    def forward(self, mazes, plan=None):
+        x = self.enter(planes(mazes)[:, :2].flatten(2).transpose(1, 2)) + self.place  # (B, H * W, width)
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(x).permute(2, 1, 0).unflatten(1, (self.grid, self.grid))
 
 
 def zeros(layer):
@@ -152,13 +175,177 @@ def zeros(layer):
 
 
 def planes(mazes):
-    """What the CNN and the MLP look at: walls, goal, and a plane of ones whose padding marks the edge: (B, 3, H, W)."""
+    """What CNN, MLP and Attention look at: walls, goal, and a plane of ones whose padding marks the edge: (B, 3, H, W)."""
     goal = torch.zeros_like(mazes.walls).flatten(0, 1).scatter(0, mazes.goal[None], True).view_as(mazes.walls)
     x = torch.stack([mazes.walls, goal, torch.ones_like(goal)]).permute(3, 0, 1, 2).float()
     return x.contiguous(memory_format=torch.channels_last)  # convolutions on a CPU then train up to twice as fast
 
 
-MODELS = {"vin": VIN, "cnn": CNN, "mlp": MLP}
+MODELS = {"vin": VIN, "cnn": CNN, "mlp": MLP, "attention": Attention}
+
+
+def build(settings):
+    """The network that these settings, a dictionary of main.py's constants, ask for."""
+    grid, width, gamma, radius = (settings[name] for name in ("GRID", "WIDTH", "GAMMA", "VISION"))
+    if not radius:
+        return MODELS[settings["MODEL"]](grid, width, gamma)
+    if settings["MEMORY"] == "map":
+        return Mapper(width, gamma, radius)
+    return Local(width, radius, settings["COMPASS"], settings["MEMORY"])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Q-networks that see a window. What they know depends on where they have been, so Q is found step by step: begin(mazes)
+# gives a memory, memory.see(cells) tells Q (4, B) where the agents now stand, memory.plan() is what learning can share.
+
+
+class Local(nn.Module):
+    """Q from the (2 radius + 1)^2 window around the agent and the way to the goal, as the crow flies.
+
+    memory: "none"; "trail", how often and how lately it was in each cell of the window; "gru", a recurrent state.
+    """
+
+    def __init__(self, width, radius, compass, memory):
+        super().__init__()
+        width = width or 128
+        self.radius, self.compass, self.trail = radius, compass, memory == "trail"
+        self.enter = nn.Linear((2 + 2 * self.trail) * (2 * radius + 1) ** 2 + 4, width)
+        self.hidden = nn.GRU(width, width) if memory == "gru" else nn.Linear(width, width)
+        self.leave = zeros(nn.Linear(width, 4))
+
+    def begin(self, mazes):
+        return Sight(self, mazes)
+
+    def forward(self, seen, state=None):
+        """seen (F, T, B) -> Q (4, T, B), and the recurrent state after it."""
+        x = F.relu(self.enter(seen.permute(1, 2, 0)))
+        if isinstance(self.hidden, nn.GRU):
+            x, state = self.hidden(x, state)
+        else:
+            x = F.relu(self.hidden(x))
+        return self.leave(x).permute(2, 0, 1), state
+
+    def along(self, episodes, plan):
+        return self(plan[0])[0]
+
+
+class Sight:
+    """What a Local agent observes along the way."""
+
+    def __init__(self, network, mazes):
+        self.network, self.mazes, self.seen, self.state = network, mazes, [], None
+        walls = padded(mazes.walls, network.radius, True)
+        self.walls = walls.flatten(0, 1).float()
+        self.times, self.last = torch.zeros_like(self.walls), torch.full_like(self.walls, -torch.inf)
+
+    @torch.no_grad()
+    def see(self, cells):
+        w, network, goal = self.mazes.walls.shape[1], self.network, self.mazes.goal
+        near = around(cells, w, network.radius)
+        seen = [self.walls.gather(0, near), (near == around(goal, w, network.radius)[near.shape[0] // 2]).float()]
+        if network.trail:
+            here = near[near.shape[0] // 2][None]
+            self.times.scatter_add_(0, here, torch.ones_like(here, dtype=torch.float32))
+            self.last.scatter_(0, here, float(len(self.seen)))
+            seen += [(self.times.gather(0, near) / 4).clamp(max=1), 0.9 ** (len(self.seen) - self.last.gather(0, near))]
+        away = torch.stack([goal.div(w, rounding_mode="floor") - cells.div(w, rounding_mode="floor"), goal % w - cells % w]).float()
+        seen += [away / 16 * network.compass, away / away.norm(dim=0).clamp(min=1) * network.compass]
+        self.seen.append(torch.cat(seen))
+        q, self.state = network(self.seen[-1][:, None], self.state)
+        return q[:, 0]
+
+    def plan(self):
+        return torch.stack(self.seen, 1),  # (F, T + 1, B)
+
+
+class Mapper(VIN):
+    """A value iteration network on the agent's own map of what it has seen: open, wall or unknown, planned anew at each step.
+
+    A window's number has nine digits to the base 3, and before them whether its middle is in an even row and column: that
+    is where the rooms of a maze are, and what may be hoped of cells that nobody has seen hangs on it.
+    """
+
+    def __init__(self, width, gamma, radius):
+        place = torch.eye(4).repeat_interleave(3 ** 9, 0)
+        super().__init__(None, width, gamma, torch.cat([digits(3).repeat(4, 1), place], 1))
+        self.radius = radius
+        with torch.no_grad():
+            self.look.weight[:, 9:] = 0  # at first, what is unknown is held to be open
+        unknown = torch.stack([self.windows[:, 9 + bit] for bit in (1, 7, 3, 5)])
+        self.register_buffer("hope", 0.05 * unknown, persistent=False)
+        self.register_buffer("guessed", self.windows[:, 9:18].any(1), persistent=False)
+
+    def success(self):
+        """(4, 4 * 3 ** 9). A move to where nobody has looked is never hopeless: no plan would lead there again, to find out."""
+        p = super().success()
+        return torch.maximum(p, self.hope).detach() + (p - p.detach())
+
+    def begin(self, mazes):
+        return Map(self, mazes)
+
+    def along(self, episodes, plan):
+        near, window, path = plan
+        p = self.success()
+        q = torch.lerp(near[:1], near[1:], look_up(p, window))
+        # One backup says nothing about places that the agent has not been to. On the way that its plan takes, u is the reward
+        # times what each move is worth, so each p there moves Q by Q * d log(worth) / dp. That is 1 - gamma where p is 1, which
+        # stands for all: it has the right sign, and the hopeless moves, where it is hundreds, don't drown the rest.
+        way = (1 - self.gamma) * torch.cat([p.flatten(), p.new_zeros(1)])[path].sum(0) + self.reward.log()
+        return q * (1 + way - way.detach())
+
+
+class Map:
+    """What a Mapper knows along the way."""
+
+    def __init__(self, network, mazes):
+        self.network, self.mazes, self.seen, self.paths = network, mazes, [], []
+        self.truth = padded(mazes.walls, network.radius, True).flatten(0, 1).to(torch.uint8)
+        h, w, _ = mazes.walls.shape
+        self.known = padded(torch.full_like(mazes.walls, 2, dtype=torch.uint8), network.radius, 1).flatten(0, 1)
+        y, x = torch.arange(h, device=mazes.goal.device), torch.arange(w, device=mazes.goal.device)
+        self.place = 3 ** 9 * (2 * (y[:, None, None] % 2) + x[:, None] % 2)
+        with torch.no_grad():
+            self.p = network.success()
+            self.worth = network.worth(self.p)
+
+    @torch.no_grad()
+    def see(self, cells):
+        (h, w, b), r = self.mazes.walls.shape, self.network.radius
+        if len(self.seen) % 4 == 1:  # one step in four tells enough of what the plans hope for
+            self.paths.append(self.way(cells))
+        near = around(cells, w, r)
+        self.known.scatter_(0, near, self.truth.gather(0, near))
+        self.window = windows_seen(self.known.view(h + 2 * r, w + 2 * r, b)[r:-r, r:-r], 3) + self.place
+        self.ahead = look_up(self.worth, self.window)
+        self.u = padded(self.network.values(self.mazes.goal, self.ahead), 1, 0.0).flatten(0, 1)
+        near, window = self.u.gather(0, around(cells, w, 1)[CROSS]), self.window.flatten(0, 1).gather(0, cells[None])[0]
+        self.seen.append((near, window))
+        return torch.lerp(near[:1], near[1:], look_up(self.p, window))
+
+    def way(self, cells, steps=48):
+        """The moves of the plan from `cells` to the goal through places that it has not wholly seen, as places in the table of
+        worth; the place after its end stands for none."""
+        (h, w, b), table = self.mazes.walls.shape, self.worth.shape[1]
+        u, ahead, window, moves = self.u.view(-1), self.ahead.reshape(-1), self.window.view(-1), []
+        lane, action = torch.arange(b, device=cells.device), torch.arange(4, device=cells.device)[:, None]
+        step = torch.tensor([-w, w, -1, 1], device=cells.device) * b  # in the maze, and below in its padded form
+        rim = torch.tensor([-w - 2, w + 2, -1, 1], device=cells.device) * b
+        here, there, goal = cells * b + lane, around(cells, w, 1)[4] * b + lane, self.mazes.goal * b + lane
+        for _ in range(steps):
+            worth = u[there + rim[:, None]] * ahead[here + action * (h * w * b)]
+            best, choice = worth.max(0)
+            moving = (here != goal) & (best > 0)
+            guess = moving & self.network.guessed[window[here]]  # of places that it has seen, the step there will tell
+            moves.append(torch.where(guess, choice * table + window[here], 4 * table))
+            here = torch.where(moving, here + step[choice], here)
+            there = torch.where(moving, there + rim[choice], there)
+        return torch.stack(moves).int()
+
+    def plan(self):
+        near, window = zip(*self.seen)
+        none = torch.full_like(self.paths[0], 4 * self.worth.shape[1])
+        paths = [self.paths[t // 4] if t % 4 == 0 and t // 4 < len(self.paths) else none for t in range(len(self.seen))]
+        return torch.stack(near, 1), torch.stack(window), torch.stack(paths, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -168,20 +355,43 @@ MODELS = {"vin": VIN, "cnn": CNN, "mlp": MLP}
 class Episodes(NamedTuple):
     """B trajectories of at most T steps, each in a maze of its own. After the goal is reached the agent stays there.
 
-    cells (T + 1, B) int64; actions (T, B) int64.
+    cells (T + 1, B) int64; actions (T, B) int64; reward (T, B) and potential (T + 1, B) as by `pay`.
     """
     mazes: Mazes
     cells: torch.Tensor
     actions: torch.Tensor
+    reward: torch.Tensor
+    potential: torch.Tensor
 
     def select(self, index):
         """The episodes at `index`: a slice or a (N,) int64 tensor."""
-        return Episodes(self.mazes.select(index), self.cells[:, index], self.actions[:, index])
+        return Episodes(self.mazes.select(index), *(x[:, index] for x in self[1:]))
+
+
+def pay(mazes, cells, potential=None, gamma=1.0, novelty=0.0):
+    """What the steps between `cells` (T + 1, B) earn: (reward (T, B), the potential where the agent was (T + 1, B)).
+
+    Reaching the goal pays 1. The first visit of a cell in an episode pays `novelty`: walking to and fro earns nothing more.
+    A potential (H, W, B) adds gamma * potential(s') - potential(s), 0 in the goal: the best policy stays the best, and its
+    Q is less by potential(s) (Ng, Harada and Russell 1999).
+    """
+    reached = cells == mazes.goal
+    reward = reached[1:].float()
+    if novelty:
+        t = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
+        first = torch.full(mazes.walls.shape, len(cells), device=cells.device).flatten(0, 1)
+        first.scatter_reduce_(0, cells, t, "amin")
+        reward += novelty * ((first.gather(0, cells) == t)[1:] & ~reached[:-1])
+    if potential is None:
+        return reward, torch.zeros((), device=cells.device).expand(cells.shape)
+    potential = along(potential, cells) * ~reached
+    return reward + gamma * potential[1:] - potential[:-1], potential
 
 
 def along(q, cells):
-    """Q in each visited cell: q (4, H, W, B), cells (T + 1, B) -> (4, T + 1, B)."""
-    return q.flatten(1, 2).gather(1, cells.expand(4, -1, -1))
+    """Q in each visited cell: q (..., H, W, B), cells (T + 1, B) -> (..., T + 1, B)."""
+    q = q.flatten(-3, -2)
+    return q.gather(-2, cells.expand(*q.shape[:-2], *cells.shape[-2:]))
 
 
 def q_lambda_targets(reward, done, value, greedy, gamma, lam):
@@ -195,89 +405,168 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     c = torch.zeros_like(value)
     c[:-1] = lam * greedy[1:]
     onward = gamma * ~done
-    target, slope = reward + onward * (1 - c) * value, onward * c
-    # target[t] += slope[t] * target[t + 1] from the last t to the first, in log2(T) steps instead of T.
-    step = 1
-    while step < len(target):
-        target = torch.cat([target[:-step] + slope[:-step] * target[step:], target[-step:]])
-        slope = torch.cat([slope[:-step] * slope[step:], torch.zeros_like(slope[-step:])])
-        step *= 2
-    return target
+    base, slope = reward + onward * (1 - c) * value, onward * c
+    target = base.unbind(0)
+    for now, then, by in zip(target[-2::-1], target[:0:-1], slope.unbind(0)[-2::-1]):
+        now.addcmul_(by, then)
+    return base
 
 
-def td_error(q, q_target, episodes, gamma, lam, double):
+def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
     """Q(s, a) minus its target for each step, and which steps were taken before the goal was reached: both (T, B).
 
-    q, q_target (4, T + 1, B): of the online and the target network, along the trajectories.
+    q, q_target (4, T + 1, B): of the online and the target network, along the trajectories. most: the greatest return.
     """
-    goal = episodes.mazes.goal
-    reached = episodes.cells == goal
+    reached = episodes.cells == episodes.mazes.goal
     alive, done = ~reached[:-1], reached[1:]
     taken = q[:, :-1].gather(0, episodes.actions[None])[0]
     with torch.no_grad():
         best = q.max(0).values
         # Double DQN (van Hasselt et al. 2016): the online network picks the action, the target network says its value.
         value = torch.where(q == best, q_target, -torch.inf).amax(0) if double else q_target.amax(0)
-        value = value[1:].clamp(0, 1)  # no return is outside: a network that overestimates can't feed on itself
-        target = q_lambda_targets(done.float(), done, value, taken >= best[:-1], gamma, lam)
+        # No return is outside 0..most, less the potential: a network that overestimates can't feed on itself.
+        value = ((value + episodes.potential).clamp(0, most) - episodes.potential)[1:]
+        target = q_lambda_targets(episodes.reward, done, value, taken >= best[:-1], gamma, lam)
     return taken - target, alive
 
 
-class Replay:
-    """The last `size` episodes, on the device, as cells and actions of a bit-packed maze: about 3 bytes a step."""
+def recall(network, episodes):
+    """The plan with which the network walks along these episodes."""
+    memory = network.begin(episodes.mazes)
+    if memory is None:
+        return network.plan(episodes.mazes)
+    for cells in episodes.cells:
+        memory.see(cells)
+    return memory.plan()
 
-    def __init__(self, size, grid, steps, device):
-        self.size, self.grid, self.stored, self.next = size, grid, 0, 0
+
+class Adam:
+    """Adam (Kingma and Ba 2015). torch.optim's does the same, but the first one in a process takes 2.5 s to load a compiler."""
+
+    def __init__(self, weights, lr):
+        self.weights, self.lr, self.steps = list(weights), lr, 0
+        self.mean, self.square = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
+
+    def zero_grad(self):
+        for w in self.weights:
+            w.grad = None
+
+    @torch.no_grad()
+    def step(self, beta1=0.9, beta2=0.999, epsilon=1e-8):
+        self.steps += 1
+        for w, mean, square in zip(self.weights, self.mean, self.square):
+            mean.lerp_(w.grad, 1 - beta1)
+            square.mul_(beta2).addcmul_(w.grad, w.grad, value=1 - beta2)
+            root = (square / (1 - beta2 ** self.steps)).sqrt_().add_(epsilon)
+            w.addcdiv_(mean, root, value=-self.lr / (1 - beta1 ** self.steps))
+
+    def state(self):
+        """All of it, to be saved; `restore` takes it back."""
+        return dict(steps=self.steps, mean=self.mean, square=self.square)
+
+    def restore(self, state):
+        self.steps, self.mean, self.square = state["steps"], state["mean"], state["square"]
+
+
+class Replay:
+    """The last `size` episodes, on the device, as cells and actions of a bit-packed maze: about 3 bytes a step.
+
+    Drawn with probability priority ** alpha / sum (Schaul et al. 2016); alpha 0: uniformly.
+    """
+
+    def __init__(self, size, grid, steps, alpha, device):
+        self.size, self.grid, self.alpha, self.stored, self.next = size, grid, alpha, 0, 0
         cell = torch.int16 if grid * grid < 2 ** 15 else torch.int32
         self.walls = torch.empty(-(-grid * grid // 8), size, dtype=torch.uint8, device=device)
         self.goal = torch.empty(size, dtype=cell, device=device)
         self.cells = torch.empty(steps + 1, size, dtype=cell, device=device)
         self.actions = torch.empty(steps, size, dtype=torch.uint8, device=device)
+        self.priority = torch.zeros(size, device=device)
 
-    def add(self, episodes):
-        """Stores the episodes, over the oldest ones where it is full. Not more than `size` at once."""
-        n = len(episodes.mazes.goal)
+    def add(self, mazes, cells, actions):
+        """Stores episodes, over the oldest ones where it is full; not more than `size` at once. New ones have top priority."""
+        n = len(mazes.goal)
         place = torch.arange(self.next, self.next + n, device=self.goal.device) % self.size
-        self.walls[:, place] = pack(episodes.mazes.walls)
-        self.goal[place] = episodes.mazes.goal.to(self.goal.dtype)
-        self.cells[:, place] = episodes.cells.to(self.cells.dtype)
-        self.actions[:, place] = episodes.actions.to(torch.uint8)
+        self.walls[:, place] = pack(mazes.walls)
+        self.goal[place] = mazes.goal.to(self.goal.dtype)
+        self.cells[:, place] = cells.to(self.cells.dtype)
+        self.actions[:, place] = actions.to(torch.uint8)
+        self.priority[place] = self.priority.max() if self.stored else 1.0
         self.next = (self.next + n) % self.size
         self.stored = min(self.stored + n, self.size)
 
-    def sample(self, n, generator):
-        """n stored episodes, uniformly with replacement."""
-        index = torch.randint(self.stored, (n,), generator=generator, device=self.goal.device)
-        walls = unpack(self.walls[:, index], self.grid, self.grid)
+    def sample(self, n, generator, beta=0.0):
+        """(mazes, cells, actions, index, weight) of n stored episodes, with replacement. weight (n,): the importance
+        weights (stored * probability) ** -beta over the greatest of them."""
+        share = self.priority[:self.stored] ** self.alpha
+        heap = share.cumsum(0, dtype=torch.float32 if share.device.type == "mps" else torch.float64)
+        dice = torch.rand(n, generator=generator, device=share.device, dtype=heap.dtype) * heap[-1]
+        index = torch.searchsorted(heap, dice, right=True).clamp(max=self.stored - 1)
+        weight = share[index] ** -beta
         cells = self.cells[:, index].long()
-        return Episodes(Mazes(walls, self.goal[index].long(), cells[0]), cells, self.actions[:, index].long())
+        mazes = Mazes(unpack(self.walls[:, index], self.grid, self.grid), self.goal[index].long(), cells[0])
+        return mazes, cells, self.actions[:, index].long(), index, weight / weight.max()
+
+    def learn(self, index, error):
+        """Sets the priorities of the episodes at `index` from their TD errors (T, n), 0 where there is none: mostly the
+        greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019)."""
+        self.priority[index] = 0.9 * error.abs().amax(0) + 0.1 * error.abs().mean(0) + 1e-6
+
+    def state(self):
+        """All of it, to be saved; `restore` takes it back."""
+        return dict(stored=self.stored, next=self.next, **{name: getattr(self, name)[..., :self.stored].clone()
+                    for name in ("walls", "goal", "cells", "actions", "priority")})
+
+    def restore(self, state):
+        self.stored, self.next = state["stored"], state["next"]
+        for name in ("walls", "goal", "cells", "actions", "priority"):
+            getattr(self, name)[..., :self.stored] = state[name]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints
 
 
-def save_checkpoint(path, network, config):
-    """Writes the network's weights with the settings that made it, atomically."""
-    with replacing(path) as beside:
-        torch.save(dict(format=CHECKPOINT_FORMAT, config=config, weights=network.state_dict()), beside)
+def save_checkpoint(path, network, config, **progress):
+    """Writes the network's weights with the settings that made it, and what a run needs to go on, atomically."""
+    file = io.BytesIO()  # in memory first: a disk that fills up is then an OSError, which torch's own writer hides
+    torch.save(dict(format=CHECKPOINT_FORMAT, config=config, weights=network.state_dict(), progress=progress), file)
+    data = file.getvalue()
+    with replacing(path) as beside, open(beside, "wb") as file:
+        file.write(hashlib.sha256(data).digest() + data)
+
+
+def sane(settings, weights):
+    """Whether `build` can take these settings of a file that may come from anywhere, and won't ask for more memory than there is."""
+    widest = max(size for tensor in weights.values() for size in tensor.shape)
+    whole = all(type(settings[name]) is int and low <= settings[name] <= high
+                for name, low, high in (("GRID", 5, 256), ("WIDTH", 0, widest), ("VISION", 0, settings["GRID"] - 1)))
+    return (whole and type(settings["GAMMA"]) is float and 0 < settings["GAMMA"] < 1 and type(settings["COMPASS"]) is bool
+            and settings["MODEL"] in MODELS and settings["MEMORY"] in ("none", "trail", "gru", "map"))
 
 
 def load_checkpoint(path, device):
-    """(network, config) of a file that `save_checkpoint` wrote. It is read as plain data: no code in it can run."""
+    """(network, config, progress) of a file that `save_checkpoint` wrote. It is read as plain data: no code in it can run."""
+    foreign = UserError(f"{path} is not a checkpoint of this program, or is damaged: train one with `python main.py`")
+    try:
+        with open(path, "rb") as file:
+            digest, data = file.read(32), file.read()
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}: train one with `python main.py`, or name another, CHECKPOINT=file") from None
+    if hashlib.sha256(data).digest() != digest:
+        raise foreign
     try:
         with warnings.catch_warnings():  # about formats; whatever the file is, one line says what is wrong with it
             warnings.simplefilter("ignore")
-            saved = dict(torch.load(path, map_location=device, weights_only=True))
+            saved = dict(torch.load(io.BytesIO(data), map_location=device, weights_only=True))
         if saved["format"] != CHECKPOINT_FORMAT:
             raise UserError(f"{path} is a checkpoint of format {saved['format']}, this program reads {CHECKPOINT_FORMAT}: train again")
-        config = saved["config"]
-        network = MODELS[config["MODEL"]](config["GRID"], config["WIDTH"], config["GAMMA"])
+        if not sane(saved["config"], saved["weights"]):
+            raise foreign
+        network = build(saved["config"])
         network.load_state_dict(saved["weights"])
+        return network.to(device), saved["config"], saved["progress"]
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}: train one with `python main.py`, or name another, CHECKPOINT=file") from None
-    except Exception:  # a foreign or damaged file can make the unpickler raise anything
-        raise UserError(f"{path} is not a checkpoint of this program, or is damaged: train one with `python main.py`") from None
-    return network.to(device), config
+    except Exception:  # a foreign file can make the unpickler raise anything
+        raise foreign from None

@@ -120,12 +120,17 @@ def own(n, grid, difficulty, seed):
 
 
 def fields(n, side, over, seed):
-    """Each cell a wall with a probability from 30 to 50%; kept where the shortest path is longer than `over`."""
+    """Each cell a wall with a probability from 30 to 50%; kept where the shortest path is longer than `over`.
+
+    Few are: so the goal lies at one end of a longest way, found by going twice to the farthest cell.
+    """
     generator, found = torch.Generator().manual_seed(seed), []
     while len(found) < n:
-        density = 0.3 + 0.2 * torch.rand(4096, generator=generator)
-        walls = torch.rand(side, side, 4096, generator=generator) < density
+        density = 0.3 + 0.2 * torch.rand(2048, generator=generator)
+        walls = torch.rand(side, side, 2048, generator=generator) < density
         goal = maze.choose(~walls, generator)
+        for _ in range(2):
+            goal = maze.distances(walls, goal).flatten(0, 1).argmax(0)
         far = maze.distances(walls, goal) > over
         kept = far.flatten(0, 1).any(0).nonzero()[:, 0]
         start = maze.choose(far[..., kept], generator) if len(kept) else []
@@ -189,7 +194,7 @@ def run(arguments):
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             row = {"seconds, whole process": time.perf_counter() - began}
-            network, config = model.load_checkpoint(os.path.join(out, "checkpoint.pt"), torch.device("cpu"))
+            network, config, _ = model.load_checkpoint(os.path.join(out, "checkpoint.pt"), torch.device("cpu"))
             cache = maze.load_cache(os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed)
             main.GRID, main.GAMMA = config["GRID"], config["GAMMA"]
             held_out = main.exam(maze.held_out(options["HELD_OUT"], main.GRID, 10 ** 10 + seed, cache))

@@ -67,25 +67,26 @@ def stages(network, device):
     epsilon = main.EPSILON * torch.linspace(0, 1, b, device=device) ** main.EPSILON_SHAPE
     mazes = main.draw(cache, 1.0, generator)
     distance = maze.distances(mazes.walls, mazes.goal)
-    q, plan = main.think(network, mazes)
+    plan = network.plan(mazes)
+    q = network(mazes, plan).detach()
     table, _ = maze.move_table(mazes, q)
-    episodes = main.rollout(mazes, q, t, epsilon, generator)
-    along = model.along(q, episodes.cells)
+    episodes, _ = main.rollout(network, mazes, t, epsilon, generator)
+    along = network.along(episodes, plan).detach()
     part = slice(0, b // updates)
     few, plan_of_few, n = episodes.select(part), [x[..., part] for x in plan], b // updates
     learner = copy.deepcopy(network)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-9, fused=True)
-    rooms, waves = ((main.GRID + 1) // 2) ** 2, int(distance.max()) + 1
+    optimizer = model.Adam(learner.parameters(), 1e-9)
+    rooms = ((main.GRID + 1) // 2) ** 2
     # Bytes: each input read once and each output written once, for every pass that the algorithm can't do without.
     return {
         "generate": (timed(lambda: maze.make_mazes(b, main.GRID, generator, device)), b, 0, 0, b * (2 * rooms * 13 + cells)),
-        "draw": (timed(lambda: main.draw(cache, 1.0, generator)), b, 0, 1, b * cells * (5 + 3 * min(waves, main.MAX_START_DISTANCE))),
-        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 3 * waves),
+        "draw": (timed(lambda: main.draw(cache, 1.0, generator)), b, 0, 1, b * cells * (5 + 2 * (4 + 4 * 3 * 8))),
+        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 2 * (4 + 4 * 3 * 8)),
         "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
         "Q of all cells": (timed(lambda: network(mazes, plan)), b, 0, 1, b * cells * 4 * 6),
         "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
         "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
-        "targets": (timed(lambda: model.td_error(along, along, episodes, 0.99, 0.9, True)), b, b * t, 0, b * t * 4 * 10),
+        "targets": (timed(lambda: model.td_error(along, along, episodes, main.GAMMA, main.LAMBDA, True)), b, b * t, 0, b * t * 4 * 10),
         "update": (timed(lambda: main.update(learner, learner, optimizer, few, plan_of_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
         "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 1 / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
     }
@@ -101,9 +102,9 @@ def usual_way(device, seconds, held_out):
     torch.manual_seed(0)
     generator = torch.Generator(device).manual_seed(0)
     cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
-    online = model.MODELS[main.MODEL](main.GRID, main.WIDTH, main.GAMMA).to(device)
+    online = model.build(main.config()).to(device)
     target = copy.deepcopy(online)
-    optimizer = torch.optim.Adam(online.parameters(), lr=main.LR, fused=True)
+    optimizer = model.Adam(online.parameters(), main.LR)
     lane = torch.arange(b, device=device)
 
     def image(mazes, agent):
@@ -177,12 +178,11 @@ def growth(network, device):
     for grid, b in [(8, 1024), (16, 1024), (32, 256), (64, 64), (128, 16)] + [(16, n) for n in (64, 256, 4096, 16384, 65536)]:
         generator = torch.Generator(device).manual_seed(0)
         mazes = maze.draw(maze.make_mazes(b, grid, generator, device), grid, 1.0, grid * grid, "random", generator)
-        path = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None]).median().item()
+        path = maze.shortest(mazes, maze.distances(mazes.walls, mazes.goal)).median().item()
         planning = timed(lambda: network.plan(mazes), 3) / b
-        q, plan = main.think(network, mazes)
-        episodes = main.rollout(mazes, q, main.MAX_EP_LENGTH)
+        episodes, plan = main.rollout(network, mazes, main.MAX_EP_LENGTH)
         learner = copy.deepcopy(network)
-        optimizer = torch.optim.Adam(learner.parameters(), lr=1e-9, fused=True)
+        optimizer = model.Adam(learner.parameters(), 1e-9)
         updating = timed(lambda: main.update(learner, learner, optimizer, episodes, plan), 3) / b
         print(f"| {grid} | {b:,} | {path} | {planning * 1e6:,.1f} | {planning * 1e9 / grid ** 2 / path:.2f} "
               f"| {updating * 1e6:,.1f} | {updating * 1e9 / grid ** 2:.0f} |", flush=True)

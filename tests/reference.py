@@ -5,7 +5,9 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 
+import main
 import maze
+import model
 
 STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
@@ -112,26 +114,90 @@ def lambda_targets(reward, done, value, greedy, gamma, lam):
     return targets[::-1]
 
 
-def td_targets(q, q_target, episodes, gamma, lam, double):
+def potential(walls, goal, gamma, shaping):
+    """What a way of shaping holds each cell to be worth, a list: nothing in the goal and where the goal can't be reached."""
+    h, w = walls.shape
+    away = distances(walls, goal).flatten().tolist()
+    if shaping == "manhattan":
+        away = [abs(cell // w - goal // w) + abs(cell % w - goal % w) for cell in range(h * w)]
+    return [gamma ** (steps - 1) if steps > 0 and shaping != "none" else 0.0 for steps in away]
+
+
+def rewards(walls, goal, cells, gamma, shaping="none", novelty=0.0):
+    """What each step of a walk pays, a list; the steps after the goal are left out."""
+    phi, visited, paid = potential(walls, goal, gamma, shaping), {cells[0]}, []
+    for here, there in zip(cells, cells[1:]):
+        if here == goal:
+            break
+        paid.append(float(there == goal) + novelty * (there not in visited) + gamma * phi[there] - phi[here])
+        visited.add(there)
+    return paid
+
+
+def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelty=0.0):
     """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B); values are bounded as returns are."""
     columns = []
+    most = 1 + novelty * len(episodes.actions)
     for b, goal in enumerate(episodes.mazes.goal.tolist()):
         online, late = q[:, :, b].double(), q_target[:, :, b].double()
         cells, actions = episodes.cells[:, b].tolist(), episodes.actions[:, b].tolist()
-        reward = [float(cell == goal) for cell in cells[1:]]
+        walls = episodes.mazes.walls[..., b].numpy()
+        phi, paid = potential(walls, goal, gamma, shaping), rewards(walls, goal, cells, gamma, shaping, novelty)
+        reward, done = paid + [0.0] * (len(actions) - len(paid)), [float(cell == goal) for cell in cells[1:]]
         value = [float(late[online[:, t].argmax(), t] if double else late[:, t].max()) for t in range(1, len(cells))]
-        value = [min(max(v, 0.0), 1.0) for v in value]
+        value = [min(max(v, -phi[cell]), most - phi[cell]) for v, cell in zip(value, cells[1:])]
         greedy = [float(online[action, t] == online[:, t].max()) for t, action in enumerate(actions)]
-        columns.append(lambda_targets(reward, reward, value, greedy, gamma, lam))
+        columns.append(lambda_targets(reward, done, value, greedy, gamma, lam))
     return torch.tensor(columns).t()
 
 
-def conv_success(network, walls):
-    """A VIN's p for every cell and action, (4, H, W, B), as convolutions over the walls, outside being wall."""
-    x = torch.nn.functional.pad(walls.permute(2, 0, 1)[:, None].float(), (1, 1, 1, 1), value=1.0)
-    x = torch.conv2d(x, network.look.weight.view(-1, 1, 3, 3), network.look.bias).relu()
+def conv_raw_success(network, cells):
+    """A VIN's p for every cell and action before it is clipped, (4, H, W, B), as convolutions over the cells, which are
+    0 open, 1 wall or 2 unknown; outside is wall. A Mapper's p depends also on whether a row and a column are even."""
+    kinds = network.look.weight.shape[1] // 9
+    rim = torch.nn.functional.pad(cells.long().permute(2, 0, 1), (1, 1, 1, 1), value=1)
+    x = torch.stack([rim == kind for kind in range(1, kinds + 1)], 1).to(network.reward.dtype)
+    x = torch.conv2d(x, network.look.weight[:, :9 * kinds].view(-1, kinds, 3, 3), network.look.bias)
+    if kinds == 2:
+        for y, column in np.ndindex(cells.shape[:2]):
+            x[:, :, y, column] += network.look.weight[:, 18 + 2 * (y % 2) + column % 2]
+    x = x.relu()
     x = torch.conv2d(x, network.judge.weight[:, :, None, None], network.judge.bias)
-    return (x / 6 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).detach()
+    return (x / 6 + 0.5).permute(1, 2, 3, 0).detach()
+
+
+def conv_success(network, cells):
+    """The p that plans are made with: clipped, and never under 0.05 where nobody has looked."""
+    p = conv_raw_success(network, cells).clamp(0, 1)
+    if network.look.weight.shape[1] > 9:
+        rim = np.pad(cells, [(1, 1), (1, 1), (0, 0)], constant_values=1)
+        ahead = np.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
+        p = torch.where(torch.from_numpy(ahead == 2), p.clamp(min=0.05), p)
+    return p
+
+
+def window(walls, cell, radius, outside=True):
+    """The cells around a cell of (H, W), cut out of a padded copy: (2 radius + 1, 2 radius + 1)."""
+    y, x = divmod(int(cell), walls.shape[1])
+    return np.pad(walls, radius, constant_values=outside)[y:y + 2 * radius + 1, x:x + 2 * radius + 1]
+
+
+def in_windows(shape, cells, radius):
+    """Which cells of (H, W) lie in a window around one of `cells`."""
+    seen = np.zeros(shape, bool)
+    for y, x in (divmod(int(cell), shape[1]) for cell in cells):
+        seen[max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1] = True
+    return seen
+
+
+def goes_round(cells):
+    """Whether the end of a walk, a list of cells, is the same round twice over."""
+    steps = len(cells) - 1
+    for period in range(1, steps // 2 + 1):
+        end = cells[steps - 2 * period:]
+        if end[:period] == end[period:2 * period] and end[0] == end[-1]:
+            return True
+    return False
 
 
 def fixed_point(p, reward, goal, gamma):
@@ -161,3 +227,44 @@ def make_exact(network):
     network.judge.bias.fill_(-50)
     network.reward.fill_(1)
     return network
+
+
+class Given(model.WholeMaze):
+    """A network that holds this q (4, H, W, B) right, whatever it is shown."""
+
+    def __init__(self, q):
+        super().__init__()
+        self.q = q
+
+    def forward(self, mazes, plan=None):
+        return self.q
+
+
+class Stepwise(torch.nn.Module):
+    """The same agent as this whole-maze network, but it is asked step by step."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def begin(self, mazes):
+        return Steps(self.network(mazes))
+
+    def along(self, episodes, plan):
+        return model.along(plan[0], episodes.cells)
+
+
+class Steps:
+    def __init__(self, q):
+        self.q = q
+
+    def see(self, cells):
+        return model.along(self.q, cells[None])[:, 0]
+
+    def plan(self):
+        return self.q,
+
+
+def walked(mazes, q, steps, epsilon=None, generator=None):
+    """The episodes of an agent with this q (4, H, W, B)."""
+    return main.rollout(Given(q), mazes, steps, epsilon, generator)[0]

@@ -145,7 +145,22 @@ WRONG = [
     ("UPDATES=20 BSZ=10", "UPDATES=20", "BSZ=10"), ("REPLAY=uniform REPLAY_SIZE=10", "REPLAY_SIZE=10", "BSZ"),
     ("MAX_EP_LENGTH=0", "MAX_EP_LENGTH=0"), ("EVAL_EVERY=0", "EVAL_EVERY=0"), ("NUM_EPISODES=0", "NUM_EPISODES=0"),
     ("DEVICE=toaster", "DEVICE=toaster"),
+    ("WIDTH=-1", "WIDTH=-1"), ("VISION=16", "VISION=16", "15"), ("VISION=-1", "VISION=-1"), ("THREADS=-1", "THREADS=-1"),
+    ("PRIORITY_ALPHA=2", "PRIORITY_ALPHA=2", "0 to 1"), ("PRIORITY_BETA=nan", "PRIORITY_BETA=nan"), ("NOVELTY=-1", "NOVELTY=-1"),
+    ("MEMORY=x", "MEMORY=x", "trail", "gru", "map"), ("SHAPING=x", "SHAPING=x", "manhattan", "oracle"),
     ("solve", "solve FILE"), ("solve SEED=3", "solve FILE"), ("solve mazes.txt GRIDD=8", "'GRIDD'"),
+    # Each right by itself, but not together: the line names both, and what to choose.
+    ("VISION=2", "VISION=2", "MODEL=vin", "choose MODEL=mlp", "MEMORY=map"),
+    ("VISION=2 MODEL=cnn", "VISION=2", "MODEL=cnn", "choose MODEL=mlp"),
+    ("VISION=2 MODEL=attention MEMORY=gru", "VISION=2", "MODEL=attention", "choose MODEL=mlp"),
+    ("VISION=2 MEMORY=trail", "VISION=2", "MODEL=vin", "choose MODEL=mlp"),
+    ("MEMORY=trail MODEL=mlp", "MEMORY=trail", "VISION", "choose VISION=2", "MEMORY=none"),
+    ("MEMORY=map", "MEMORY=map", "VISION", "choose VISION=2"),
+    ("VISION=2 MEMORY=map MODEL=mlp", "MEMORY=map", "MODEL=vin", "choose MODEL=vin"),
+    ("VISION=2 MEMORY=map MODEL=cnn", "MEMORY=map", "MODEL=vin", "choose MODEL=vin"),
+    ("VISION=2 MEMORY=map COMPASS=False", "MEMORY=map", "COMPASS=True"),
+    ("COMPASS=False", "COMPASS=False", "VISION", "choose VISION=2", "COMPASS=True"),
+    ("solve mazes.txt SHAPING=oracle", "SHAPING=oracle", "solve", "leave it out"),
 ]
 
 
@@ -156,15 +171,29 @@ def test_wrong_settings_are_refused_and_nothing_is_touched(trained, arguments, w
     refused(places + arguments.split(), wanted, folder, digests, capsys)
 
 
+@pytest.mark.parametrize("name", ["MAX_START_DISTANCE", "WIDTH", "BSZ", "MAX_EP_LENGTH", "THREADS"])
+def test_number_that_no_machine_can_count_to_is_refused(tiny, name, digests, capsys):
+    refused([f"{name}=1e19"], [f"{name}=1"], tiny, digests, capsys)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_said(trained, digests, capsys):
     folder, _ = trained
     refused([*outputs(folder), "DEVICE=cuda"], ["DEVICE=cuda", "cpu"], folder, digests, capsys)
 
 
-def test_out_dir_that_is_a_file_is_refused(trained, digests, capsys):
+@pytest.mark.parametrize("place", ["{}/plot.png", "{}/plot.png/out", "/proc/out"])
+def test_out_dir_that_cannot_be_written_is_refused(trained, place, digests, capsys):
     folder, _ = trained
-    refused([f"OUT_DIR={folder / 'plot.png'}", "DEVICE=cpu"], ["plot.png"], folder, digests, capsys)
+    place = place.format(folder)
+    refused([f"OUT_DIR={place}", f"PLOT_FILE={folder / 'plot.png'}", "DEVICE=cpu"], [place], folder, digests, capsys)
+
+
+@pytest.mark.parametrize("name", ["", "out", "nowhere/plot.png"])
+def test_plot_file_that_cannot_be_written_is_refused_before_training(tiny, monkeypatch, name, digests, capsys):
+    (tiny / "out").mkdir()
+    monkeypatch.chdir(tiny)
+    refused([f"PLOT_FILE={name}"], ["PLOT_FILE"], tiny, digests, capsys)
 
 
 BAD_MAZES = [(b"#.G\n...\n", "line 1"), (b"S.G\n\n..G\n.S.\n.G.\n", "line 5"), (b"S.G\n.?.\n", "line 2"), (b"S.G\n.\n", "line 2"),
@@ -192,7 +221,7 @@ def test_missing_and_foreign_checkpoints_are_refused(tmp_path, mazes, name, dige
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(dict(weights=[1.0])))
     (tmp_path / "folder.pt").mkdir()
     arguments = ["solve", mazes, f"CHECKPOINT={tmp_path / name}", "DEVICE=cpu"]
-    refused(arguments, [name, "python main.py"], tmp_path, digests, capsys)
+    refused(arguments, [name, "directory" if name == "folder.pt" else "python main.py"], tmp_path, digests, capsys)
 
 
 def test_solving_before_training_is_refused(tmp_path, mazes, digests, capsys):

@@ -22,29 +22,23 @@ def drawn(b, grid=8, difficulty=1.0, goal="random", farthest=100):
     return maze.draw(maze.make_mazes(b, grid, seeded()), grid, difficulty, farthest, goal, seeded(1))
 
 
-class Oracle(nn.Module):
+class Oracle(model.WholeMaze):
     """Knows Q*, plus whatever `wrong` adds to it."""
 
     def __init__(self, wrong=0.0):
         super().__init__()
         self.wrong = wrong
 
-    def plan(self, mazes):
-        return ()
-
     def forward(self, mazes, plan=None):
         return maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal), main.GAMMA) + self.wrong
 
 
-class Fixed(nn.Module):
+class Fixed(model.WholeMaze):
     """The same Q in every maze: q (4, H, W)."""
 
     def __init__(self, q):
         super().__init__()
         self.q = nn.Parameter(q)
-
-    def plan(self, mazes):
-        return ()
 
     def forward(self, mazes, plan=None):
         return self.q[..., None].expand(-1, -1, -1, len(mazes.goal))
@@ -54,15 +48,22 @@ def always(action, h, w):
     return Fixed(torch.eye(4)[action, :, None, None].expand(4, h, w).clone())
 
 
+def at_once(network):
+    return network
+
+
 # Rollout
 
 
 @pytest.mark.parametrize("h, w", [(8, 8), (3, 11), (1, 6)])
 @pytest.mark.parametrize("epsilon", [None, 0.0, 0.4, 1.0])
-def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon):
+@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
+def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon, kind):
     b, steps = 30, 25
     mazes, q = reference.random_mazes(b, h, w), torch.randn(4, h, w, b, generator=seeded(2))
-    episodes = main.rollout(mazes, q, steps, None if epsilon is None else torch.full((b,), epsilon), seeded(3))
+    epsilons = None if epsilon is None else torch.full((b,), epsilon)
+    episodes, plan = main.rollout(kind(reference.Given(q)), mazes, steps, epsilons, seeded(3))
+    assert all(x.shape[-1] == b for x in plan) and all(map(torch.equal, episodes.mazes, mazes))
     assert episodes.cells.shape == (steps + 1, b) and episodes.actions.shape == (steps, b)
     best = q.argmax(0).flatten(0, 1)
     for i in range(b):
@@ -74,16 +75,24 @@ def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon):
             assert actions == best[cells[:-1], i].tolist()
 
 
+@pytest.mark.parametrize("epsilon", [None, 0.4])
+def test_agents_with_the_same_q_walk_alike_whether_asked_at_once_or_step_by_step(epsilon):
+    mazes, q = reference.random_mazes(40, 9, 8), torch.randn(4, 9, 8, 40, generator=seeded(2))
+    epsilons = None if epsilon is None else torch.full((40,), epsilon)
+    first, other = (main.rollout(kind(reference.Given(q)), mazes, 30, epsilons, seeded(3))[0] for kind in (at_once, reference.Stepwise))
+    assert all(map(torch.equal, first[1:], other[1:]))
+
+
 def test_ties_are_broken_towards_a_best_action():
     mazes, q = reference.random_mazes(200, 8, 8), torch.randint(3, (4, 8, 8, 200), generator=seeded(2)).float()
-    episodes = main.rollout(mazes, q, 20)
+    episodes = reference.walked(mazes, q, 20)
     along = model.along(q, episodes.cells)[:, :-1]
     assert torch.equal(along.gather(0, episodes.actions[None])[0], along.max(0).values)
 
 
 def test_goal_is_never_left():
     mazes = drawn(300, difficulty=0.3)
-    cells = main.rollout(mazes, torch.zeros(4, 8, 8, 300), 300, torch.ones(300), seeded()).cells
+    cells = reference.walked(mazes, torch.zeros(4, 8, 8, 300), 300, torch.ones(300), seeded()).cells
     there = cells == mazes.goal
     assert there[-1].sum() > 100
     assert (there[1:] | ~there[:-1]).all()
@@ -92,7 +101,7 @@ def test_goal_is_never_left():
 def test_full_exploration_takes_all_actions_alike():
     b = 500
     mazes, q = reference.random_mazes(b, 8, 8), torch.randn(4, 8, 8, b, generator=seeded(2))
-    episodes = main.rollout(mazes, q, 100, torch.ones(b), seeded(3))
+    episodes = reference.walked(mazes, q, 100, torch.ones(b), seeded(3))
     assert chisquare(np.bincount(episodes.actions.flatten(), minlength=4)).pvalue > 1e-6
     one_after_another = (episodes.actions[:-1] * 4 + episodes.actions[1:]).flatten()
     assert chisquare(np.bincount(one_after_another[::2], minlength=16)).pvalue > 1e-6
@@ -106,7 +115,7 @@ def test_each_episode_explores_by_its_own_epsilon():
     mazes = maze.Mazes(torch.zeros(6, 6, b, dtype=torch.bool), torch.full((b,), 35), torch.zeros(b, dtype=torch.int64))
     q = torch.zeros(4, 6, 6, b)
     q[0] = 1
-    other = main.rollout(mazes, q, steps, epsilon, seeded()).actions != 0
+    other = reference.walked(mazes, q, steps, epsilon, seeded()).actions != 0
     for part, share in zip(other.chunk(5, 1), (0.0, 0.1, 0.5, 0.9, 1.0)):
         assert binomtest(int(part.sum()), part.numel(), share * 0.75).pvalue > 1e-6
 
@@ -114,12 +123,27 @@ def test_each_episode_explores_by_its_own_epsilon():
 def test_rollout_follows_its_generator_and_leaves_the_others():
     mazes, q, epsilon = drawn(50), torch.zeros(4, 8, 8, 50), torch.ones(50)
     before = torch.get_rng_state()
-    first, again, other = (main.rollout(mazes, q, 30, epsilon, seeded(seed)).cells for seed in (1, 1, 2))
+    first, again, other = (reference.walked(mazes, q, 30, epsilon, seeded(seed)).cells for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 # Learning
+
+
+class Descent:
+    """Plain gradient descent; torch's own takes seconds to load."""
+
+    def __init__(self, network, lr):
+        self.network, self.lr = network, lr
+
+    def zero_grad(self):
+        self.network.zero_grad()
+
+    def step(self):
+        with torch.no_grad():
+            for weights in self.network.parameters():
+                weights -= self.lr * weights.grad
 
 
 @pytest.fixture
@@ -128,12 +152,28 @@ def exact_steps(monkeypatch):
     (cell, action) is m, moves that one's Q onto its mean target."""
     monkeypatch.setattr(main, "HUBER", 10.0)
     monkeypatch.setattr(main, "GRAD_CLIP", float("inf"))
-    return lambda table, n, m=1: torch.optim.SGD(table.parameters(), lr=main.HUBER * n / m)
+    return lambda table, n, m=1: Descent(table, main.HUBER * n / m)
 
 
+class Jump:
+    """Moves the Q of each (cell, action) of a table onto its mean target, given how often each was taken."""
+
+    def __init__(self, table, counts):
+        self.table, self.step_size = table, main.HUBER * counts.sum() / counts.clamp(min=1)
+
+    def zero_grad(self):
+        self.table.q.grad = None
+
+    def step(self):
+        with torch.no_grad():
+            self.table.q -= self.step_size * self.table.q.grad
+
+
+@pytest.mark.parametrize("shaping", ["none", "manhattan", "oracle"])
 @pytest.mark.parametrize("lam, double", [(0.0, True), (0.5, False), (0.9, True), (1.0, True), (1.0, False)])
-def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact_steps, lam, double):
-    for name, value in dict(LAMBDA=lam, DOUBLE=double, GAMMA=0.9).items():
+def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact_steps, lam, double, shaping):
+    """With shaping, less by the potential, which does not touch the greedy policy."""
+    for name, value in dict(LAMBDA=lam, DOUBLE=double, GAMMA=0.9, SHAPING=shaping).items():
         monkeypatch.setattr(main, name, value)
     b, h, w = 150, 5, 6
     walls = torch.zeros(h, w, 1, dtype=torch.bool)
@@ -142,27 +182,30 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact
     goal = torch.tensor([8 + w])
     starts = free[free != goal][torch.arange(b) % (len(free) - 1)]
     mazes = maze.Mazes(walls.expand(-1, -1, b), goal.expand(b), starts)
-    episodes = main.rollout(mazes, torch.zeros(4, h, w, b), 20, torch.ones(b), seeded())
+    episodes = reference.walked(mazes, torch.zeros(4, h, w, b), 20, torch.ones(b), seeded())
     counts = torch.zeros(h * w, 4)
     before_goal = episodes.cells[:-1] != goal
     taken = episodes.cells[:-1][before_goal], episodes.actions[before_goal]
     counts.index_put_(taken, torch.tensor(1.0), accumulate=True)
     assert (counts[starts] > 0).all()
 
-    table, target = Fixed(torch.zeros(4, h, w)), Fixed(torch.zeros(4, h, w))
-    optimizer = exact_steps(table, before_goal.sum().item(), counts.max().item())
-    for _ in range(25):
+    table, target, counts = Fixed(torch.zeros(4, h, w)), Fixed(torch.zeros(4, h, w)), counts.t().view(4, h, w)
+    for _ in range(100):
         target.load_state_dict(table.state_dict())
-        for _ in range(20):
-            main.update(table, target, optimizer, episodes, ())
+        main.update(table, target, Jump(table, counts), episodes, ())
     exact = reference.optimal_q(walls[..., 0].numpy(), int(goal), 0.9)
-    visited = (counts > 0).t().view(4, h, w).numpy()
-    assert np.abs(table.q.detach().numpy() - exact)[visited].max() < 1e-5
+    phi = np.reshape(reference.potential(walls[..., 0].numpy(), int(goal), 0.9, shaping), (h, w))
+    found = table.q.detach().numpy()
+    assert np.abs(found - (exact - phi))[counts > 0].max() < 1e-5
+    everywhere = (counts > 0).all(0).numpy()
+    assert everywhere.sum() == len(free) - 1
+    best = np.take_along_axis(exact, found.argmax(0)[None], 0)[0]
+    assert np.allclose(best[everywhere], exact.max(0)[everywhere], atol=1e-5)
 
 
 def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_steps):
     monkeypatch.setattr(main, "LAMBDA", 0.0)
-    episodes = main.rollout(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    episodes = reference.walked(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
     table, target = Fixed(torch.zeros(4, 1, 8)), Fixed(torch.zeros(4, 1, 8))
     optimizer = exact_steps(table, 7)
     for syncs in range(1, 8):
@@ -176,7 +219,7 @@ def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_s
 def test_with_full_lambda_credit_takes_a_greedy_path_at_once(monkeypatch, exact_steps):
     monkeypatch.setattr(main, "LAMBDA", 1.0)
     walks_right = torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6
-    episodes = main.rollout(reference.corridor(8, 0, 7), walks_right[..., None], 10)
+    episodes = reference.walked(reference.corridor(8, 0, 7), walks_right[..., None], 10)
     table, target = Fixed(walks_right.clone()), Fixed(walks_right.clone())
     main.update(table, target, exact_steps(table, 7), episodes, ())
     assert table.q[3, 0, :7].tolist() == pytest.approx([main.GAMMA ** (6 - x) for x in range(7)], abs=1e-5)
@@ -186,7 +229,7 @@ def test_credit_stops_at_an_exploring_action(monkeypatch, exact_steps):
     monkeypatch.setattr(main, "LAMBDA", 1.0)
     monkeypatch.setattr(main, "GAMMA", 0.5)
     walks_right = torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6
-    episodes = main.rollout(reference.corridor(8, 0, 7), walks_right[..., None], 10)
+    episodes = reference.walked(reference.corridor(8, 0, 7), walks_right[..., None], 10)
     table = Fixed(walks_right.clone())
     with torch.no_grad():
         table.q[0, 0, 4] = 1e-3
@@ -201,9 +244,9 @@ def test_a_target_network_just_copied_is_as_good_as_the_online_one():
     torch.manual_seed(0)
     networks = [model.VIN(8, 6, 0.99)]
     networks += [copy.deepcopy(networks[0]) for _ in range(2)]
-    episodes = main.rollout(mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded())
+    episodes = reference.walked(mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded())
     for online, target in ((networks[0], networks[0]), (networks[1], networks[2])):
-        main.update(online, target, torch.optim.SGD(online.parameters(), lr=0.1), episodes, online.plan(mazes))
+        main.update(online, target, Descent(online, 0.1), episodes, online.plan(mazes))
     assert not torch.equal(networks[0].judge.weight, networks[2].judge.weight)
     assert all(map(torch.allclose, networks[0].parameters(), networks[1].parameters()))
 
@@ -212,12 +255,12 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
     monkeypatch.setattr(main, "LAMBDA", 0.0)
     monkeypatch.setattr(main, "HUBER", 0.1)
     monkeypatch.setattr(main, "GRAD_CLIP", 0.2)
-    episodes = main.rollout(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    episodes = reference.walked(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
     table = Fixed(torch.zeros(4, 1, 8))
     with torch.no_grad():
         table.q[3, 0, :7] = torch.tensor([0, 0, 0, 0, 0, 0, 0.95])
     target = Fixed(torch.zeros(4, 1, 8))
-    loss, norm = main.update(table, target, torch.optim.SGD(table.parameters(), lr=1.0), episodes, ())
+    loss, norm, _ = main.update(table, target, Descent(table, 1.0), episodes, ())
     assert loss.item() == pytest.approx(0.5 * 0.05 ** 2 / 7 / 0.1, rel=1e-3)
     assert norm.item() == pytest.approx(0.05 / 7 / 0.1, rel=1e-3)
 
@@ -225,7 +268,7 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
         table.q.zero_()
         table.q[3, 0, :7] = torch.tensor([9.0, 9, 9, 9, 9, 9, 0])
     before = table.q.detach().clone()
-    loss, norm = main.update(table, target, torch.optim.SGD(table.parameters(), lr=1.0), episodes, ())
+    loss, norm, _ = main.update(table, target, Descent(table, 1.0), episodes, ())
     assert loss.item() == pytest.approx((6 * (9 - 0.05) + (1 - 0.05)) / 7, rel=1e-4)
     assert norm.item() == pytest.approx(7 ** 0.5 / 7, rel=1e-4)
     assert (table.q - before).norm().item() == pytest.approx(0.2, rel=1e-4)
@@ -241,18 +284,51 @@ def scores(network, mazes):
 def test_the_optimal_q_scores_full_marks():
     for difficulty in (1.0, 0.3):
         result = main.average(scores(Oracle(), drawn(200, 16, difficulty)))
-        assert result == dict(success=1, optimal=1, spl=1, loops=0, q_error=0)
+        assert result == dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
 
 
-def test_q_error_counts_the_open_cells():
+def test_an_agent_that_is_asked_step_by_step_scores_the_same_but_for_where_its_q_is_compared():
+    mazes = drawn(100, 16)
+    result = scores(reference.Stepwise(Oracle()), mazes)
+    assert main.average(result) == dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
+    wrong = torch.rand(4, 16, 16, 100, generator=seeded())
+    all_cells, by_step = (scores(kind(Oracle(wrong)), mazes) for kind in (at_once, reference.Stepwise))
+    assert all(torch.equal(all_cells[name], by_step[name]) for name in ("success", "optimal", "spl", "loops"))
+    assert 0 < by_step["success"].sum() < 100
+    episodes = main.rollout(Oracle(wrong), mazes, main.MAX_EP_LENGTH)[0]
+    for i, goal in enumerate(mazes.goal.tolist()):
+        cells = [cell for cell in episodes.cells[:, i].tolist() if cell != goal]
+        on_the_way = wrong[..., i].flatten(1)[:, cells].mean().item()
+        assert by_step["q_error"][i].item() == pytest.approx(on_the_way, rel=1e-4)
+        assert by_step["q_bias"][i].item() == pytest.approx(on_the_way, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
+@pytest.mark.parametrize("shaping", ["manhattan", "oracle"])
+def test_q_error_adds_the_potential_that_shaping_took(monkeypatch, kind, shaping):
+    monkeypatch.setattr(main, "SHAPING", shaping)
+    mazes = drawn(60, difficulty=0.8)
+    phi = [reference.potential(mazes.walls[..., i].numpy(), int(mazes.goal[i]), main.GAMMA, shaping) for i in range(60)]
+    phi = torch.tensor(phi).t().view(8, 8, 60)
+    result = main.average(scores(kind(Oracle(-phi)), mazes))
+    assert result["q_error"] == pytest.approx(0, abs=1e-6) and result["optimal"] == 1
+    assert main.average(scores(kind(Oracle()), mazes))["q_error"] > 0.5
+
+
+def test_q_error_counts_the_open_cells_but_the_goal():
     mazes = drawn(100, difficulty=0.7)
     exact = scores(Oracle(), mazes)
     shifted = scores(Oracle(0.125), mazes)
     assert shifted["q_error"].tolist() == pytest.approx([0.125] * 100, abs=1e-5)
+    assert shifted["q_bias"].tolist() == pytest.approx([0.125] * 100, abs=1e-5)
+    goal = torch.zeros(64, 100).scatter(0, mazes.goal[None], 5.0).view(8, 8, 100)
+    assert torch.equal(scores(Oracle(goal), mazes)["q_error"], exact["q_error"])
     in_walls = scores(Oracle(5.0 * mazes.walls), mazes)
     assert all(torch.equal(in_walls[name], exact[name]) for name in exact)
     one_action = torch.tensor([1.0, 0, 0, 0])[:, None, None, None] * -0.125
-    assert scores(Oracle(one_action), mazes)["q_error"].tolist() == pytest.approx([0.125 / 4] * 100, abs=1e-5)
+    one_wrong = scores(Oracle(one_action), mazes)
+    assert one_wrong["q_error"].tolist() == pytest.approx([0.125 / 4] * 100, abs=1e-5)
+    assert one_wrong["q_bias"].tolist() == pytest.approx([-0.125 / 4] * 100, abs=1e-5)
 
 
 def test_walking_against_a_wall_is_a_loop():
@@ -315,6 +391,67 @@ def test_evaluation_takes_no_random_action_and_uses_up_no_randomness():
         assert first["success"][i] == (cell == mazes.goal[i])
 
 
+@pytest.mark.parametrize("memory", ["none", "trail", "gru", "map"])
+def test_evaluation_of_an_agent_with_a_window_takes_no_random_action(monkeypatch, memory):
+    monkeypatch.setattr(main, "MAX_EP_LENGTH", 30)
+    mazes = drawn(40, difficulty=0.5)
+    torch.manual_seed(3)
+    settings = dict(VISION=1, MEMORY=memory, MODEL="vin" if memory == "map" else "mlp", WIDTH=16, GRID=8)
+    network = model.build(main.config() | settings)
+    if memory != "map":
+        nn.init.normal_(network.leave.weight)
+    before = torch.get_rng_state()
+    first = scores(network, mazes)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    again, parts = scores(network, mazes), main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), chunk=17)
+    assert all(torch.equal(first[name], again[name]) and torch.allclose(first[name], parts[name], atol=1e-5) for name in first)
+    assert all(x.isfinite().all() for x in first.values())
+    episodes = main.rollout(network, mazes, main.MAX_EP_LENGTH)[0]
+    memory = network.begin(mazes)
+    for cells, actions in zip(episodes.cells, episodes.actions):
+        assert torch.equal(memory.see(cells).argmax(0), actions)
+    assert torch.equal(first["success"] > 0, episodes.cells[-1] == mazes.goal)
+
+
+@pytest.mark.parametrize("cells, wanted", [
+    ([5, 5, 5], True), ([1, 2, 3, 3, 3], True), ([0, 1, 0, 1, 0], True), ([7, 0, 1, 0, 1, 0], True), ([0, 1, 2, 3], False),
+    ([0, 1, 0], False), ([0, 1, 0, 1], False), ([0, 1, 0, 2, 0, 1, 0, 2, 0], True), ([1, 0, 2, 0, 1, 0, 2, 0], False),
+    ([0, 1, 0, 1, 0, 2], False), ([4, 5], False), ([4, 4], False)])
+def test_going_round_is_the_same_round_twice(cells, wanted):
+    assert main.goes_round(torch.tensor(cells)[:, None]).tolist() == [wanted]
+
+
+def test_goes_round_is_what_a_slow_look_says():
+    rng = np.random.default_rng(0)
+    rounds = [list(rng.permutation(50)[:rng.integers(1, 16)]) for _ in range(200)]
+    into = [list(rng.permutation(50)[:rng.integers(0, 20)]) for _ in range(200)]
+    caught = [(start + 60 * cycle)[:51] for start, cycle in zip(into, rounds)]
+    paths = [list(rng.permutation(60)[:51]) for _ in range(200)]
+    mixed = [list(rng.integers(0, 2, 51)) for _ in range(200)]
+    found = [main.goes_round(torch.tensor(np.array(cells).T)) for cells in (caught, paths, mixed)]
+    assert found[0].all() and not found[1].any() and 0 < found[2].sum() < 200
+    for cells, fast in zip((caught, paths, mixed), found):
+        assert fast.tolist() == [reference.goes_round([int(cell) for cell in one]) for one in cells]
+
+
+@pytest.mark.parametrize("wide", [10, 7])
+def test_scores_by_distance_are_those_of_a_slow_count(wide):
+    rng, n = np.random.default_rng(0), 300
+    shortest = rng.choice([1, 2, 9, 10, 11, 19, 20, 21, 45, 70], n)
+    result = dict(success=torch.tensor(rng.integers(0, 2, n)).float(), q_error=torch.rand(n, generator=seeded()), loops=torch.ones(n))
+    slow = {}
+    for i in np.argsort(shortest, kind="stable"):
+        low = (shortest[i] - 1) // wide * wide + 1
+        slow.setdefault(f"{low}-{low + wide - 1}", []).append(i)
+    bands = main.by_distance(result, torch.tensor(shortest), wide)
+    assert list(bands) == list(slow)
+    assert sum(band["mazes"] for band in bands.values()) == n
+    for name, members in slow.items():
+        assert bands[name] == dict(mazes=len(members), success=pytest.approx(result["success"][members].mean().item()),
+                                   q_error=pytest.approx(result["q_error"][members].mean().item()))
+
+
 def test_no_seed_of_training_has_the_randomness_of_the_held_out_mazes(monkeypatch):
     """A generator on the CPU may see no more than 32 bits of its seed."""
     held_out = torch.rand(4, generator=seeded(main.HELD_OUT_SEED))
@@ -344,27 +481,24 @@ def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
 
 
 def test_draw_raises_walls_and_distances_with_the_level(monkeypatch):
-    monkeypatch.setattr(main, "BSZ", 600)
     cache = maze.make_mazes(200, 16, seeded())
     in_perfect = maze.unpack(cache, 16, 16).float().mean()
     for level, low, high in ((0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (1.0, 0.0, 1.0), (0.5, 0.4, 0.8), (1.0, 0.7, 0.7)):
         monkeypatch.setattr(main, "DIFFICULTY_MIN", low)
         monkeypatch.setattr(main, "DIFFICULTY", high)
-        mazes = main.draw(cache, level, seeded(2))
-        hardest = low + level * (high - low)
+        mazes = main.draw(cache, 600, level, seeded(2))
         share = mazes.walls.float().mean((0, 1)) / in_perfect
-        assert share.mean().item() == pytest.approx((low + hardest) / 2, abs=0.06)
-        assert share.std().item() == pytest.approx((hardest - low) / 12 ** 0.5, abs=0.06)
+        assert share.mean().item() == pytest.approx(level * (low + high) / 2, abs=0.06)
+        assert share.std().item() == pytest.approx(level * (high - low) / 12 ** 0.5, abs=0.06)
         far = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])
         assert 1 <= far.min() and far.max() <= 1 + level * 99
         assert far.max() > 0.2 * level * 99
 
 
 def test_draw_uses_the_whole_cache(monkeypatch):
-    monkeypatch.setattr(main, "BSZ", 4000)
     monkeypatch.setattr(main, "DIFFICULTY_MIN", 1.0)
     cache = maze.make_mazes(50, 16, seeded())
-    seen = maze.fingerprints(maze.pack(main.draw(cache, 1.0, seeded()).walls))
+    seen = maze.fingerprints(maze.pack(main.draw(cache, 4000, 1.0, seeded()).walls))
     counts = [seen.count(one) for one in maze.fingerprints(cache)]
     assert sum(counts) == 4000
     assert chisquare(counts).pvalue > 1e-6
@@ -384,14 +518,17 @@ def test_curriculum_levels(monkeypatch):
 
 # Whole runs
 
+MAP = dict(VISION=1, MEMORY="map", WIDTH=8, BSZ=16, NUM_EPISODES=32, MAX_EP_LENGTH=8, EVAL_MAZES=8, EVAL_SAMPLE=4)
+
 
 def weights(folder):
     return model.load_checkpoint(str(folder / "checkpoint.pt"), "cpu")[0].state_dict()
 
 
 def run(monkeypatch, folder, **settings):
-    """(summary, weights, rows of metrics.csv) of a run, for which no plot is drawn."""
-    monkeypatch.setattr(main, "plot", lambda history: None)
+    """(summary, weights, rows of metrics.csv) of a run, for which no picture is drawn."""
+    for picture in ("plot", "show_walks", "show_agent"):
+        monkeypatch.setattr(main, picture, lambda *_: None)
     for name, value in (settings | dict(OUT_DIR=str(folder))).items():
         monkeypatch.setattr(main, name, value)
     summary = main.train()
@@ -400,7 +537,11 @@ def run(monkeypatch, folder, **settings):
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(MODEL="cnn", REPLAY="uniform", REPLAY_SIZE=70),
-                                      dict(MODEL="mlp", DOUBLE=False, GOAL="corner")])
+                                      dict(MODEL="mlp", DOUBLE=False, GOAL="corner"),
+                                      dict(MODEL="attention", WIDTH=8, REPLAY="prioritized", SHAPING="manhattan", NOVELTY=0.01),
+                                      *[dict(VISION=1, MEMORY=memory, MODEL="mlp", WIDTH=16, MAX_EP_LENGTH=10, EVAL_MAZES=8, BSZ=32)
+                                        for memory in ("none", "trail", "gru")],
+                                      MAP | dict(NUM_EPISODES=16)])
 def test_same_seed_same_weights_bit_for_bit(tiny, monkeypatch, settings):
     _, first, _ = run(monkeypatch, tiny / "first", **settings)
     _, again, _ = run(monkeypatch, tiny / "again", **settings)
@@ -422,11 +563,11 @@ def test_seed_sets_the_exploration(tiny, monkeypatch):
     """With episodes that all act at random, but for one."""
     walks, real = [], main.rollout
 
-    def rollout(mazes, q, steps, epsilon=None, generator=None):
-        episodes = real(mazes, q, steps, epsilon, generator)
-        if epsilon is not None:
+    def rollout(network, mazes, steps, epsilon=None, generator=None):
+        episodes, plan = real(network, mazes, steps, epsilon, generator)
+        if len(mazes.goal) == main.BSZ:
             walks.append(episodes.actions)
-        return episodes
+        return episodes, plan
 
     monkeypatch.setattr(main, "rollout", rollout)
     for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
@@ -449,7 +590,7 @@ def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sampl
 
     def evaluate(network, mazes, distance, chunk=4096):
         seen = torch.tensor([float(one in known) for one in maze.fingerprints(maze.pack(mazes.walls))])
-        return dict.fromkeys(("success", "optimal", "spl", "loops", "q_error"), seen)
+        return dict.fromkeys(("success", "optimal", "spl", "loops", "q_error", "q_bias"), seen)
 
     monkeypatch.setattr(main, "evaluate", evaluate)
     summary, _, rows = run(monkeypatch, tiny / "out", GRID=12, EVAL_MAZES=held_out, EVAL_SAMPLE=sample)
@@ -461,13 +602,13 @@ def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sampl
 def test_run_makes_the_updates_and_target_syncs_that_it_reports(tiny, monkeypatch, bsz, updates, syncs):
     made, in_sync, copied, real = 0, 0, None, main.update
 
-    def update(online, target, optimizer, episodes, plan):
+    def update(online, target, optimizer, episodes, *rest):
         nonlocal made, in_sync, copied
         made += 1
         if all(map(torch.equal, online.parameters(), target.parameters())):
             in_sync, copied = in_sync + 1, [weights.clone() for weights in online.parameters()]
         assert all(map(torch.equal, target.parameters(), copied))
-        return real(online, target, optimizer, episodes, plan)
+        return real(online, target, optimizer, episodes, *rest)
 
     monkeypatch.setattr(main, "update", update)
     settings = dict(BSZ=bsz, UPDATES=updates, TARGET_SYNCS=syncs, NUM_EPISODES=3 * bsz - 1)
@@ -482,13 +623,13 @@ def test_run_makes_the_updates_and_target_syncs_that_it_reports(tiny, monkeypatc
 def test_run_explores_as_its_constants_say_and_counts_its_steps(tiny, monkeypatch, replay):
     epsilons, walked, real = [], 0, main.rollout
 
-    def rollout(mazes, q, steps, epsilon=None, generator=None):
+    def rollout(network, mazes, steps, epsilon=None, generator=None):
         nonlocal walked
-        episodes = real(mazes, q, steps, epsilon, generator)
-        if epsilon is not None:
+        episodes, plan = real(network, mazes, steps, epsilon, generator)
+        if len(mazes.goal) == main.BSZ:
             epsilons.append(epsilon.sort().values)
             walked += int((episodes.cells[:-1] != mazes.goal).sum())
-        return episodes
+        return episodes, plan
 
     monkeypatch.setattr(main, "rollout", rollout)
     summary, _, _ = run(monkeypatch, tiny / "out", EPSILON=0.8, EPSILON_SHAPE=3.0, REPLAY=replay, REPLAY_SIZE=100)
@@ -497,18 +638,108 @@ def test_run_explores_as_its_constants_say_and_counts_its_steps(tiny, monkeypatc
     assert all(torch.allclose(epsilon, 0.8 * torch.linspace(0, 1, 64) ** 3, atol=1e-6) for epsilon in epsilons)
 
 
-@pytest.mark.parametrize("replay", ["off", "uniform"])
-def test_run_learns_from_the_plans_of_the_mazes_that_were_walked(tiny, monkeypatch, replay):
+@pytest.mark.parametrize("replay, agent", [
+    ("off", dict()), ("uniform", dict()), ("prioritized", dict()), ("off", MAP), ("prioritized", MAP),
+    ("off", dict(VISION=1, MEMORY="trail", MODEL="mlp")), ("uniform", dict(VISION=1, MEMORY="gru", MODEL="mlp", WIDTH=16))])
+def test_run_learns_from_the_plans_of_the_mazes_that_were_walked(tiny, monkeypatch, replay, agent):
     """The first update after planning has the weights of the plan."""
     right, real = [], main.update
 
-    def update(online, target, optimizer, episodes, plan):
-        right.append(all(map(torch.equal, online.plan(episodes.mazes), plan)))
-        return real(online, target, optimizer, episodes, plan)
+    def update(online, target, optimizer, episodes, plan, weight=None):
+        right.append(all(map(torch.allclose, model.recall(online, episodes), plan)))
+        return real(online, target, optimizer, episodes, plan, weight)
 
     monkeypatch.setattr(main, "update", update)
-    run(monkeypatch, tiny / "out", NUM_EPISODES=256, REPLAY=replay, REPLAY_SIZE=200)
-    assert right[::4] == [True] * 4
+    run(monkeypatch, tiny / "out", **dict(NUM_EPISODES=256) | agent, REPLAY=replay, REPLAY_SIZE=200)
+    assert len(right) >= 8 and all(right[::4])
+
+
+def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors(tiny, monkeypatch):
+    sampled, updated, learned = [], [], []
+    sample, learn, update = model.Replay.sample, model.Replay.learn, main.update
+    monkeypatch.setattr(model.Replay, "sample", lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:])
+    monkeypatch.setattr(model.Replay, "learn", lambda *a: learned.append(a[1:]) or learn(*a))
+    monkeypatch.setattr(main, "update", lambda *a: updated.append((a[3], a[5], update(*a))) or updated[-1][2])
+    settings = dict(REPLAY="prioritized", PRIORITY_BETA=0.2, REPLAY_SIZE=100, NUM_EPISODES=256)
+    run(monkeypatch, tiny / "out", **settings)
+    assert [beta for beta, *_ in sampled] == pytest.approx([0.2 + 0.8 * batch / 4 for batch in range(4)])
+    assert len(updated) == len(learned) == 16
+    for batch, (_, mazes, cells, _, index, weight) in enumerate(sampled):
+        part = slice(4 * batch, 4 * batch + 4)
+        assert torch.equal(torch.cat([used for _, used, _ in updated[part]]), weight)
+        assert torch.equal(torch.cat([episodes.cells for episodes, _, _ in updated[part]], 1), cells)
+        assert torch.equal(torch.cat([which for which, _ in learned[part]]), index)
+    assert all(torch.equal(result[2], error) for (_, _, result), (_, error) in zip(updated, learned))
+
+
+def test_update_weighs_each_episode(monkeypatch, exact_steps):
+    """Weights of 0 and 1 are a smaller batch, but for the number of steps that the loss is divided by."""
+    mazes = drawn(20)
+    torch.manual_seed(0)
+    network, found = model.VIN(8, 6, 0.99), []
+    episodes = reference.walked(mazes, torch.randn(4, 8, 8, 20, generator=seeded()), 30, torch.full((20,), 0.5), seeded())
+    steps = (episodes.cells[:-1] != mazes.goal).sum(0)
+    for part, weight, count in ((slice(20), torch.arange(20) < 7, steps.sum()), (slice(7), None, steps[:7].sum())):
+        few, plan = episodes.select(part), network.plan(mazes.select(part))
+        loss, norm, error = main.update(copy.deepcopy(network), network, Still(), few, plan, weight)
+        found.append((loss * count, norm * count, error[:, :7]))
+    assert all(map(torch.allclose, *found))
+
+
+class Still:
+    def zero_grad(self):
+        pass
+
+    step = zero_grad
+
+
+# The watchman
+
+
+def history(losses, level=0.5):
+    return [dict(loss=loss, level=level) for loss in losses]
+
+
+HIGH = [0.1, 1.5, 1.1, 7]
+
+
+@pytest.mark.parametrize("rows", [
+    history(HIGH[::-1]), history(HIGH[:3]), history([1, 1.1, 1.2, 1.3, 1.4]), history([0.1, 8, 0.2, 4, 16]),
+    history(HIGH + [0.1]), history(HIGH[:2]) + history(HIGH[2:], 0.55), history([0.0] * 5), history([3.0]), history([0.0, 0, 1e-9, 1e-6, 1e-5]),
+    history([1e-9] + [0.01] * 5), history(1 / np.arange(1, 30))])
+def test_watchman_is_silent_while_all_is_well(rows):
+    assert main.rising(rows) is None
+
+
+@pytest.mark.parametrize("rows", [history(HIGH), history([5, 3] + HIGH), history([0.0, 2, 3, 2], 1.0)])
+def test_watchman_speaks_of_a_loss_that_has_risen_and_stays_high(rows):
+    said = main.rising(rows)
+    assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
+    assert f"LR too high (now {main.LR:g})" in said and "TARGET_SYNCS" in said and "LAMBDA" in said
+
+
+@pytest.mark.parametrize("rate", [0.001, 3.0, 1e30])
+def test_a_run_that_explodes_is_told(tiny, monkeypatch, capsys, rate):
+    settings = dict(MODEL="mlp", WIDTH=64, LR=rate, GRAD_CLIP=1e30, NUM_EPISODES=320, UPDATES=1, CURRICULUM="off", LR_DECAY=0.0)
+    try:
+        run(monkeypatch, tiny / "out", **settings)
+        stopped = ""
+    except maze.UserError as error:
+        stopped = str(error)
+    assert ("watch out: the loss has risen" in capsys.readouterr().out) == (rate == 3)
+    assert ("no longer a finite number" in stopped) == (rate == 1e30)
+
+
+def test_every_process_of_a_run_draws_its_own_mazes(tiny, monkeypatch):
+    """A generator on the CPU may see no more than 32 bits of its seed."""
+    drawn_by = []
+    for rank in range(4):
+        monkeypatch.setattr(main, "RANK", rank)
+        generator = seeded(main.SEED)
+        torch.randperm(main.BSZ, generator=generator)
+        main.begin(model.VIN(8, 6, 0.99), None, None, main.exam(maze.make_mazes(20, 8, seeded())), generator)
+        drawn_by.append(tuple(main.draw(maze.make_mazes(300, 8, seeded()), 64, 1.0, generator).start.tolist()))
+    assert len(set(drawn_by)) == 4
 
 
 def test_learning_rate_falls_to_nothing_at_the_end_of_the_run(tiny, monkeypatch):
@@ -520,8 +751,8 @@ def test_learning_rate_falls_to_nothing_at_the_end_of_the_run(tiny, monkeypatch)
 def test_run_learns_to_walk_mazes_it_has_never_seen(trained):
     folder, summary = trained
     mazes = drawn(300, farthest=20)
-    random = main.rollout(mazes, torch.zeros(4, 8, 8, 300), 30, torch.ones(300), seeded()).cells[-1] == mazes.goal
-    network, config = model.load_checkpoint(str(folder / "out" / "checkpoint.pt"), "cpu")
+    random = reference.walked(mazes, torch.zeros(4, 8, 8, 300), 30, torch.ones(300), seeded()).cells[-1] == mazes.goal
+    network, config, _ = model.load_checkpoint(str(folder / "out" / "checkpoint.pt"), "cpu")
     assert summary["success"] > random.float().mean() + 0.3
     assert summary["optimal"] <= summary["spl"] <= summary["success"]
     assert scores(network, mazes)["success"].mean().item() == pytest.approx(summary["success"], abs=0.1)

@@ -472,7 +472,10 @@ def plot(run, bands=None):
         share = [band["success"] for band in bands.values()]
         far.bar(range(len(bands)), share, color=["tab:blue" if s == 1 else "tab:orange" for s in share], label="success")
         far.set_xticks(range(len(bands)), bands, rotation=30, fontsize=8)
-        far.set(title="Success by steps from start to goal, at the end", ylim=(0, 1.15))
+        far.set(title="By steps from start to goal, at the end", ylim=(0, 1.25))
+        far_error = far.twinx()
+        far_error.semilogy(range(len(bands)), [band["q_error"] for band in bands.values()], "k.-", lw=1, label="q_error (right)")
+        far_error.legend(fontsize=8, loc="upper left")
     else:
         far.axis("off")
         far.set(title="(success by distance: at the end of the run)")

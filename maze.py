@@ -238,10 +238,19 @@ def padded(x, radius, outside):
 def around(cells, w, radius):
     """The window of (2 radius + 1)^2 cells around each of `cells` (...), row by row, as cells of a `padded` maze whose own
     width is w: ((2 radius + 1)^2, ...)."""
-    wide = w + 2 * radius
     reach = torch.arange(-radius, radius + 1, device=cells.device)
-    offset = (reach[:, None] * wide + reach).view(-1, *[1] * cells.dim())
-    return cells + cells.div(w, rounding_mode="floor") * (2 * radius) + radius * (wide + 1) + offset
+    return in_padded(cells, w, radius) + (reach[:, None] * (w + 2 * radius) + reach).view(-1, *[1] * cells.dim())
+
+
+def beside(cells, w):
+    """Each of `cells` (...), and where up, down, left and right of it lead, as cells of a maze `padded` by 1: (5, ...)."""
+    offset = torch.tensor([0, -w - 2, w + 2, -1, 1], device=cells.device)
+    return in_padded(cells, w, 1) + offset.view(-1, *[1] * cells.dim())
+
+
+def in_padded(cells, w, radius):
+    """`cells` of a maze w wide, as cells of it `padded`."""
+    return cells + cells.div(w, rounding_mode="floor") * (2 * radius) + radius * (w + 2 * radius + 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

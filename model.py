@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from maze import Mazes, UserError, around, neighbours, pack, padded, replacing, spread, unpack
+from maze import Mazes, UserError, around, beside, in_padded, neighbours, pack, padded, replacing, spread, unpack
 
 CHECKPOINT_FORMAT = 2
 
@@ -88,13 +88,10 @@ class VIN(WholeMaze):
 
     def along(self, episodes, plan):  # the same in the visited cells only, which are far fewer than all
         (u, window), (mazes, cells, *_) = plan, episodes
-        near = around(cells, u.shape[1], 1)[CROSS]
+        near, goal = beside(cells, u.shape[1]), in_padded(mazes.goal, u.shape[1], 1)
         u = padded(u, 1, 0.0).flatten(0, 1).gather(0, near.flatten(0, 1)).view(near.shape)
-        u = torch.where(near == around(mazes.goal, window.shape[1], 1)[4], self.reward, u)
+        u = torch.where(near == goal, self.reward, u)
         return torch.lerp(u[:1], u[1:], look_up(self.success(), along(window, cells)))
-
-
-CROSS = [4, 1, 7, 3, 5]  # in a 3x3 window: the cell itself, then where each action leads
 
 
 def digits(base):
@@ -112,7 +109,7 @@ def windows_seen(cells, states=2):
 
 def look_up(table, window):
     """table (4, N) at each of `window` (...): (4, ...)."""
-    return table.gather(1, window.flatten().expand(4, -1)).unflatten(1, window.shape)
+    return table.index_select(1, window.flatten()).unflatten(1, window.shape)
 
 
 class CNN(WholeMaze):
@@ -242,9 +239,9 @@ class Sight:
     def see(self, cells):
         w, network, goal = self.mazes.walls.shape[1], self.network, self.mazes.goal
         near = around(cells, w, network.radius)
-        seen = [self.walls.gather(0, near), (near == around(goal, w, network.radius)[near.shape[0] // 2]).float()]
+        seen = [self.walls.gather(0, near), (near == in_padded(goal, w, network.radius)).float()]
         if network.trail:
-            here = near[near.shape[0] // 2][None]
+            here = in_padded(cells, w, network.radius)[None]
             self.times.scatter_add_(0, here, torch.ones_like(here, dtype=torch.float32))
             self.last.scatter_(0, here, float(len(self.seen)))
             seen += [(self.times.gather(0, near) / 4).clamp(max=1), 0.9 ** (len(self.seen) - self.last.gather(0, near))]
@@ -318,7 +315,7 @@ class Map:
         self.window = windows_seen(self.known.view(h + 2 * r, w + 2 * r, b)[r:-r, r:-r], 3) + self.place
         self.ahead = look_up(self.worth, self.window)
         self.u = padded(self.network.values(self.mazes.goal, self.ahead), 1, 0.0).flatten(0, 1)
-        near, window = self.u.gather(0, around(cells, w, 1)[CROSS]), self.window.flatten(0, 1).gather(0, cells[None])[0]
+        near, window = self.u.gather(0, beside(cells, w)), self.window.flatten(0, 1).gather(0, cells[None])[0]
         self.seen.append((near, window))
         return torch.lerp(near[:1], near[1:], look_up(self.p, window))
 
@@ -330,7 +327,7 @@ class Map:
         lane, action = torch.arange(b, device=cells.device), torch.arange(4, device=cells.device)[:, None]
         step = torch.tensor([-w, w, -1, 1], device=cells.device) * b  # in the maze, and below in its padded form
         rim = torch.tensor([-w - 2, w + 2, -1, 1], device=cells.device) * b
-        here, there, goal = cells * b + lane, around(cells, w, 1)[4] * b + lane, self.mazes.goal * b + lane
+        here, there, goal = cells * b + lane, in_padded(cells, w, 1) * b + lane, self.mazes.goal * b + lane
         for _ in range(steps):
             worth = u[there + rim[:, None]] * ahead[here + action * (h * w * b)]
             best, choice = worth.max(0)
@@ -421,7 +418,7 @@ def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
     alive, done = ~reached[:-1], reached[1:]
     taken = q[:, :-1].gather(0, episodes.actions[None])[0]
     with torch.no_grad():
-        best = q.max(0).values
+        best = q.amax(0)
         # Double DQN (van Hasselt et al. 2016): the online network picks the action, the target network says its value.
         value = torch.where(q == best, q_target, -torch.inf).amax(0) if double else q_target.amax(0)
         # No return is outside 0..most, less the potential: a network that overestimates can't feed on itself.

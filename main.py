@@ -235,7 +235,7 @@ def rollout(network, mazes, steps, epsilon=None, generator=None):
     Returns the episodes, and the plan from which the network can tell its Q along them.
     """
     choices = choose_actions(steps, mazes, epsilon, generator)
-    memory = network.begin(mazes)
+    memory = network.begin(mazes, learning=epsilon is not None)
     if memory is None:  # the whole maze was seen: Q of all cells at once
         plan = network.plan(mazes)
         table, greedy = maze.move_table(mazes, network(mazes, plan))

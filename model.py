@@ -6,6 +6,7 @@ change during an episode, so one forward pass is the policy for all of it. The l
 import hashlib
 import io
 import warnings
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ CHECKPOINT_FORMAT = 2
 class WholeMaze(nn.Module):
     """A Q-network that sees the whole maze: forward(mazes, plan) -> Q of every cell and action, (4, H, W, B)."""
 
-    def begin(self, mazes):
+    def begin(self, mazes, learning=False):
         """No memory: a maze does not change during an episode, so that one look at it is enough."""
 
     def plan(self, mazes):
@@ -193,7 +194,8 @@ def build(settings):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Q-networks that see a window. What they know depends on where they have been, so Q is found step by step: begin(mazes)
-# gives a memory, memory.see(cells) tells Q (4, B) where the agents now stand, memory.plan() is what learning can share.
+# gives a memory, memory.see(cells) tells Q (4, B) where the agents now stand, memory.plan() is what learning can share (and,
+# where `learning` is all that it is for, need not be what the agent acted on).
 
 
 class Local(nn.Module):
@@ -210,7 +212,7 @@ class Local(nn.Module):
         self.hidden = nn.GRU(width, width) if memory == "gru" else nn.Linear(width, width)
         self.leave = zeros(nn.Linear(width, 4))
 
-    def begin(self, mazes):
+    def begin(self, mazes, learning=False):
         return Sight(self, mazes)
 
     def forward(self, seen, state=None):
@@ -277,8 +279,8 @@ class Mapper(VIN):
         p = super().success()
         return torch.maximum(p, self.hope).detach() + (p - p.detach())
 
-    def begin(self, mazes):
-        return Map(self, mazes)
+    def begin(self, mazes, learning=False):
+        return Map(self, mazes, learning)
 
     def along(self, episodes, plan):
         near, window, path = plan
@@ -292,10 +294,15 @@ class Mapper(VIN):
 
 
 class Map:
-    """What a Mapper knows along the way."""
+    """What a Mapper knows along the way.
 
-    def __init__(self, network, mazes):
-        self.network, self.mazes, self.seen, self.paths = network, mazes, [], []
+    Learning, every second agent is asked what it thinks of a move with the map that it had some steps ago: then it
+    wasn't yet known whether the move would succeed, and now it is. So it learns what to expect of places unseen.
+    """
+
+    def __init__(self, network, mazes, learning, steps_ago=8):
+        self.network, self.mazes, self.seen, self.paths, self.maps = network, mazes, [], [], deque(maxlen=steps_ago + 1)
+        self.late = torch.arange(len(mazes.goal), device=mazes.goal.device) % 2 == 1 if learning else None
         self.truth = padded(mazes.walls, network.radius, True).flatten(0, 1).to(torch.uint8)
         h, w, _ = mazes.walls.shape
         self.known = padded(torch.full_like(mazes.walls, 2, dtype=torch.uint8), network.radius, 1).flatten(0, 1)
@@ -315,9 +322,18 @@ class Map:
         self.window = windows_seen(self.known.view(h + 2 * r, w + 2 * r, b)[r:-r, r:-r], 3) + self.place
         self.ahead = look_up(self.worth, self.window)
         self.u = padded(self.network.values(self.mazes.goal, self.ahead), 1, 0.0).flatten(0, 1)
-        near, window = self.u.gather(0, beside(cells, w)), self.window.flatten(0, 1).gather(0, cells[None])[0]
+        near, window = self.here(cells, self.u, self.window)
+        q = torch.lerp(near[:1], near[1:], look_up(self.p, window))
+        if self.late is not None:
+            self.maps.append((self.u, self.window))
+            near_then, window_then = self.here(cells, *self.maps[0])
+            near, window = torch.where(self.late, near_then, near), torch.where(self.late, window_then, window)
         self.seen.append((near, window))
-        return torch.lerp(near[:1], near[1:], look_up(self.p, window))
+        return q
+
+    def here(self, cells, u, window):
+        """(u in the cell and where each action leads (5, B), the cell's window (B,))."""
+        return u.gather(0, beside(cells, window.shape[1])), window.flatten(0, 1).gather(0, cells[None])[0]
 
     def way(self, cells, steps=48):
         """The moves of the plan from `cells` to the goal through places that it has not wholly seen, as places in the table of
@@ -333,6 +349,8 @@ class Map:
             best, choice = worth.max(0)
             moving = (here != goal) & (best > 0)
             guess = moving & self.network.guessed[window[here]]  # of places that it has seen, the step there will tell
+            if self.late is not None:
+                guess &= ~self.late
             moves.append(torch.where(guess, choice * table + window[here], 4 * table))
             here = torch.where(moving, here + step[choice], here)
             there = torch.where(moving, there + rim[choice], there)
@@ -402,11 +420,14 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     c = torch.zeros_like(value)
     c[:-1] = lam * greedy[1:]
     onward = gamma * ~done
-    base, slope = reward + onward * (1 - c) * value, onward * c
-    target = base.unbind(0)
-    for now, then, by in zip(target[-2::-1], target[:0:-1], slope.unbind(0)[-2::-1]):
-        now.addcmul_(by, then)
-    return base
+    target, slope = reward + onward * (1 - c) * value, onward * c
+    # target[t] += slope[t] * target[t + 1] from the last t to the first, in log2(T) steps instead of T.
+    step = 1
+    while step < len(target):
+        target = torch.cat([target[:-step] + slope[:-step] * target[step:], target[-step:]])
+        slope = torch.cat([slope[:-step] * slope[step:], torch.zeros_like(slope[-step:])])
+        step *= 2
+    return target
 
 
 def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
@@ -429,7 +450,7 @@ def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
 
 def recall(network, episodes):
     """The plan with which the network walks along these episodes."""
-    memory = network.begin(episodes.mazes)
+    memory = network.begin(episodes.mazes, learning=True)
     if memory is None:
         return network.plan(episodes.mazes)
     for cells in episodes.cells:

@@ -19,7 +19,7 @@ import model
 class Explorer:
     """Stands where a network does in main.rollout: see(cells) answers with a preference (4, B) for the four moves."""
 
-    def begin(self, mazes):
+    def begin(self, mazes, learning=False):
         self.mazes, self.step = mazes, 0
         self.h, self.w, self.b = mazes.walls.shape
         self.lane = torch.arange(self.b)

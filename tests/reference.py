@@ -247,7 +247,7 @@ class Stepwise(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def begin(self, mazes):
+    def begin(self, mazes, learning=False):
         return Steps(self.network(mazes))
 
     def along(self, episodes, plan):

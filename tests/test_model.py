@@ -174,13 +174,16 @@ def test_vin_along_a_walk_at_the_border(h, w):
 MEMORIES = ["none", "trail", "gru", "map"]
 
 
-def window_agent(memory, radius=1, compass=True, grid=8, width=16, gamma=0.9):
+def window_agent(memory, radius=1, compass=True, grid=8, width=16, gamma=0.9, late=False):
+    """late: whether a map is asked for what it said some steps ago, as it is where it learns."""
     torch.manual_seed(1)
     network = lively(model.build(main.config() | dict(VISION=radius, MEMORY=memory, COMPASS=compass, GRID=grid, WIDTH=width,
                                                       GAMMA=gamma, MODEL="vin" if memory == "map" else "mlp")))
     with torch.no_grad():
         if memory == "map":  # moves that surely succeed, that surely fail, and some between
             network.judge.weight.mul_(12)
+            if not late:
+                network.begin = lambda mazes, learning=False: model.Map(network, mazes, False)
         else:  # an agent that doesn't do the same everywhere
             network.leave.weight.mul_(20)
             network.leave.bias.zero_()
@@ -361,6 +364,21 @@ def test_map_plans_to_the_fixed_point_of_what_it_knows():
         p = reference.conv_success(network, maps[t, ..., b:b + 1])[..., 0].double().numpy()
         slow = reference.fixed_point(p, network.reward.item(), int(episodes.mazes.goal[b]), network.gamma)[1]
         assert np.abs(q[:, t, b].numpy() - slow.reshape(4, -1)[:, int(episodes.cells[t, b])]).max() < 1e-5
+
+
+def test_learning_asks_every_second_map_what_it_held_of_the_move_eight_steps_ago():
+    network, mazes = window_agent("map", late=True), maze.draw(maze.make_mazes(12, 8, seeded()), 8, 1.0, 30, "random", seeded(1))
+    episodes, (near, window, path) = main.rollout(network, mazes, 25, torch.full((12,), 0.5), seeded(3))
+    memory, then = model.Map(network, mazes, False), []
+    for t, cells in enumerate(episodes.cells):
+        memory.see(cells)
+        then.append((memory.u, memory.window))
+        for b, lag in enumerate([0, 8] * 6):
+            wanted = [x[..., b] for x in memory.here(cells, *then[max(0, t - lag)])]
+            assert torch.equal(near[:, t, b], wanted[0]) and window[t, b] == wanted[1]
+    none = 16 * 3 ** 9
+    assert (path[..., 1::2] == none).all() and (path[..., ::2] < none).any()
+    assert (network.windows[window[:, 1::2], 9:18] > 0).any()  # moves in places that were not yet known
 
 
 def test_map_that_is_complete_plans_as_if_it_saw_the_whole_maze():

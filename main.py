@@ -13,7 +13,6 @@ import contextlib
 import copy
 import csv
 import difflib
-import functools
 import json
 import os
 import signal
@@ -80,7 +79,6 @@ BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
 DEVICE = "auto"              # "auto", "cpu", "cuda", "cuda:1", "mps"
-COMPILE = False              # torch.compile the loss and its gradient: a minute at the start, for faster updates on a GPU
 THREADS = 1                  # CPU threads, 0: torch's choice; vin's operations are too small to share, cnn and mlp gain
 EVAL_MAZES = 10_000          # held-out mazes in the final evaluation
 EVAL_SAMPLE = 256            # of them, in the evaluations on the way ...
@@ -116,16 +114,16 @@ def train():
         replay = None
         if REPLAY != "off":
             replay = model.Replay(REPLAY_SIZE, GRID, MAX_EP_LENGTH, PRIORITY_ALPHA * (REPLAY == "prioritized"), device)
-        rank = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]  # shuffled: each update gets all kinds
-        epsilon = EPSILON * (rank / max(1, BSZ - 1)) ** EPSILON_SHAPE
-        calm = rank <= BSZ // 4
+        order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]  # shuffled: each update gets all kinds
+        epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
+        calm = order <= BSZ // 4
         batches = -(-NUM_EPISODES // BSZ)
         tell_budget(online, replay, cache, batches)
         run = begin(online, optimizer, replay, sample, generator)
 
         for batch in range(run["batch"], batches):
             # Act. A maze is planned once; each step of its episode is then a look-up in the plan.
-            mazes = draw(cache, len(rank), run["level"], generator)
+            mazes = draw(cache, len(order), run["level"], generator)
             episodes, plan = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
             away = episodes.cells != mazes.goal
             steps, arrived, tried = total(torch.stack([away[:-1].sum(), (~away[-1, calm]).sum(), calm.sum()])).tolist()
@@ -280,7 +278,7 @@ def update(online, target, optimizer, episodes, plan, weight=None):
 
     Returns the loss, the norm of the gradient, and the TD errors (T, B), all on the device.
     """
-    loss, steps, error = (compiled(td_loss) if COMPILE else td_loss)(online, target, episodes, plan, weight)
+    loss, steps, error = td_loss(online, target, episodes, plan, weight)
     loss = loss / total(steps)
     optimizer.zero_grad()
     loss.backward()
@@ -289,11 +287,6 @@ def update(online, target, optimizer, episodes, plan, weight=None):
     grad_norm = torch.nn.utils.clip_grad_norm_(online.parameters(), GRAD_CLIP)
     optimizer.step()
     return total(loss.detach()), grad_norm, error
-
-
-@functools.cache
-def compiled(function):
-    return torch.compile(function, dynamic=False)
 
 
 def td_loss(online, target, episodes, plan, weight=None):

@@ -128,7 +128,7 @@ def run(arguments):
     mazes, distance = main.exam(maze.make_mazes(n, 16, torch.Generator().manual_seed(main.HELD_OUT_SEED)))
     shortest = maze.shortest(mazes, distance)
     explorers = [("random walk", RandomWalk()), ("right-hand wall follower", WallFollower()), ("depth-first search", DepthFirst())]
-    explorers += [(f"frontier, beta {beta}", Frontier(radius, beta)) for beta in (1.0, 1.5, 2.0, 3.0)]
+    explorers += [(f"frontier, beta {beta}", Frontier(radius, beta)) for beta in (1.0, 2.0, 3.0, 4.0, 6.0)]
     explorers += [(path, model.load_checkpoint(path, "cpu")[0]) for path in arguments if "=" not in path]
     print(f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, {main.MAX_EP_LENGTH} steps\n\n"
           "| explorer | success | spl |\n| --- | ---: | ---: |")

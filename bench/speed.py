@@ -65,7 +65,7 @@ def stages(network, device):
     generator = torch.Generator(device).manual_seed(0)
     cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
     epsilon = main.EPSILON * torch.linspace(0, 1, b, device=device) ** main.EPSILON_SHAPE
-    mazes = main.draw(cache, 1.0, generator)
+    mazes = main.draw(cache, b, 1.0, generator)
     distance = maze.distances(mazes.walls, mazes.goal)
     plan = network.plan(mazes)
     q = network(mazes, plan).detach()
@@ -80,7 +80,7 @@ def stages(network, device):
     # Bytes: each input read once and each output written once, for every pass that the algorithm can't do without.
     return {
         "generate": (timed(lambda: maze.make_mazes(b, main.GRID, generator, device)), b, 0, 0, b * (2 * rooms * 13 + cells)),
-        "draw": (timed(lambda: main.draw(cache, 1.0, generator)), b, 0, 1, b * cells * (5 + 2 * (4 + 4 * 3 * 8))),
+        "draw": (timed(lambda: main.draw(cache, b, 1.0, generator)), b, 0, 1, b * cells * (5 + 2 * (4 + 4 * 3 * 8))),
         "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 2 * (4 + 4 * 3 * 8)),
         "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
         "Q of all cells": (timed(lambda: network(mazes, plan)), b, 0, 1, b * cells * 4 * 6),
@@ -124,7 +124,7 @@ def usual_way(device, seconds, held_out):
     taken, done = (torch.empty(capacity, dtype=torch.int64, device=device) for _ in range(2))
     stored = place = steps = episodes = 0
     level, won, ended, rows, began, asked = 0.0, 0, 0, [], time.perf_counter(), 0.0
-    mazes = main.draw(cache, level, generator)
+    mazes = main.draw(cache, b, level, generator)
     agent, age, blocked = mazes.start.clone(), torch.zeros_like(mazes.start), maze.neighbours(mazes.walls, True).flatten(1, 2)
     offset = torch.tensor([-main.GRID, main.GRID, -1, 1], device=device)
     while (spent := time.perf_counter() - began) < seconds:
@@ -144,7 +144,7 @@ def usual_way(device, seconds, held_out):
         over = (at_goal | late).nonzero()[:, 0]
         if len(over):  # new mazes for the episodes that ended
             won, ended, episodes = won + int(at_goal.sum()), ended + len(over), episodes + len(over)
-            fresh = main.draw(cache, level, generator).select(over)
+            fresh = main.draw(cache, b, level, generator).select(over)
             mazes.walls[..., over], mazes.goal[over], agent[over], age[over] = fresh.walls, fresh.goal, fresh.start, 0
             blocked = maze.neighbours(mazes.walls, True).flatten(1, 2)
             if ended >= b:

@@ -448,7 +448,7 @@ def plot(run, bands=None):
     plt, history = pyplot(), run["history"]
     column = {name: [row[name] for row in history] for name in history[0]}
     figure, axes = plt.subplots(2, 3, figsize=(14, 7))
-    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.08, top=0.94, wspace=0.16, hspace=0.3)
+    figure.subplots_adjust(left=0.05, right=0.96, bottom=0.08, top=0.94, wspace=0.16, hspace=0.3)
     success, error, far, loss, norm, course = axes.flat
     x = [episodes / 1000 for episodes in column["episodes"]]
     success.plot(x, column["success"], label="held-out mazes")
@@ -468,6 +468,7 @@ def plot(run, bands=None):
         far.set(title="By steps from start to goal, at the end", ylim=(0, 1.25))
         far_error = far.twinx()
         far_error.semilogy(range(len(bands)), [band["q_error"] for band in bands.values()], "k.-", lw=1, label="q_error (right)")
+        far_error.set_ylim(1e-8, 10)
         far_error.legend(fontsize=8, loc="upper left")
     else:
         far.axis("off")

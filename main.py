@@ -343,18 +343,22 @@ def evaluate(network, mazes, distance, chunk=1024):
         episodes, plan = rollout(network, part, MAX_EP_LENGTH)
         away = episodes.cells != part.goal
         walked, shortest, success = away[:-1].sum(0), maze.shortest(part, d), ~away[-1]
-        exact, phi = maze.optimal_q(part, d, GAMMA), potential(part)
+        exact = maze.optimal_q(part, d, GAMMA)
         if network.begin(part) is None:  # Q is compared in all open cells but the goal, where nothing is left to choose ...
-            q, counts = network(part, plan), ~part.walls & (d != 0)
-            wrong = (q if phi is None else q + phi) - exact
+            wrong, counts = unshaped_q(network, part, plan) - exact, ~part.walls & (d != 0)
         else:  # ... or in those on its way
-            q, counts = network.along(episodes, plan), away
-            wrong = q + episodes.potential - model.along(exact, episodes.cells)
+            wrong, counts = network.along(episodes, plan) + episodes.potential - model.along(exact, episodes.cells), away
         wrong, counts = (wrong * counts).flatten(1, -2), counts.flatten(0, -2).sum(0) * 4
         scores.append(dict(success=success, optimal=success & (walked == shortest),
                            spl=success * shortest / torch.maximum(walked, shortest), loops=~success & goes_round(episodes.cells),
                            q_error=wrong.abs().sum((0, 1)) / counts, q_bias=wrong.sum((0, 1)) / counts))
     return {name: torch.cat([part[name].float() for part in scores]) for name in scores[0]}
+
+
+def unshaped_q(network, mazes, plan):
+    """Q of all cells as it is without the potential that SHAPING took from it: (4, H, W, B)."""
+    q, phi = network(mazes, plan), potential(mazes)
+    return q if phi is None else q + phi
 
 
 def goes_round(cells):
@@ -507,8 +511,7 @@ def show_walks(network, mazes):
     episodes, plan = rollout(network, mazes, MAX_EP_LENGTH)
     exact = maze.optimal_q(mazes, distance, GAMMA)
     if network.begin(mazes) is None:
-        q, phi = network(mazes, plan), potential(mazes)
-        q = q if phi is None else q + phi
+        q = unshaped_q(network, mazes, plan)
     else:  # it has no opinion of cells where it has not been
         q = torch.full_like(exact, float("nan")).flatten(1, 2)
         q = q.scatter(1, episodes.cells.expand(4, -1, -1), network.along(episodes, plan) + episodes.potential).view_as(exact)
@@ -614,7 +617,7 @@ def processes(device):
     try:
         yield
     except RuntimeError as error:
-        if "out of memory" in str(error) or "allocate memory" in str(error):
+        if lacks_memory(error):
             raise
         raise UserError(f"process {RANK} of {WORLD} lost the others: one of them has ended. The last checkpoint, in {OUT_DIR}, "
                         "is whole: go on with RESUME=True") from error
@@ -806,6 +809,11 @@ def parameters(network):
     return sum(weights.numel() for weights in network.parameters())
 
 
+def lacks_memory(error):
+    lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)
+
+
 def main(arguments):
     """Runs the command line; returns the exit status."""
     try:
@@ -836,8 +844,7 @@ def main(arguments):
     except OSError as error:
         message = f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
-        lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in lacking):
+        if not lacks_memory(error):
             raise
         message = f"memory ran out: lower BSZ (now {BSZ}), GRID ({GRID}), MAZE_CACHE_SIZE ({MAZE_CACHE_SIZE}) or REPLAY_SIZE ({REPLAY_SIZE})"
     except KeyboardInterrupt:

@@ -189,7 +189,6 @@ def fingerprints(packed):
     return [maze.tobytes() for maze in packed.cpu().numpy().T]
 
 
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Drawing a batch: difficulty, goals and starts
 

@@ -1,7 +1,8 @@
 """The agent: Q-networks, the targets that they learn from, replay memory, saving and loading.
 
-Every network maps a batch of whole mazes to Q-values for every cell and action at once, (4, H, W, B): a maze does not
-change during an episode, so one forward pass is the policy for all of it. The layout is that of maze.py: batch last.
+A network that sees the whole maze gives Q-values for every cell and action at once, (4, H, W, B): a maze does not change
+during an episode, so one forward pass is the policy for all of it. One that sees a window gives them step by step, from
+what it remembers. The layout is that of maze.py: batch last.
 """
 import hashlib
 import io

@@ -93,6 +93,12 @@ class Forked:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), said
 
 
+def slow_batch():
+    """Something for a batch to do that leaves time to disturb it."""
+    print("now", flush=True)
+    time.sleep(20)
+
+
 @contextlib.contextmanager
 def at_batch(monkeypatch, number, action):
     """Runs `action` once, while the batch of this number, from 0, is under way."""
@@ -264,10 +270,6 @@ def test_signal_ends_a_run_after_its_batch_with_all_its_files(small, number):
 @pytest.mark.parametrize("first, second, wanted", [(signal.SIGINT, signal.SIGINT, 2), (signal.SIGTERM, signal.SIGINT, 2),
                                                    (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM)])
 def test_second_signal_ends_a_run_at_once(quick, monkeypatch, first, second, wanted):
-    def slow_batch():
-        print("now", flush=True)
-        time.sleep(20)
-
     with at_batch(monkeypatch, 3, slow_batch):
         run = Forked(quick / "out")
         run.until("now")
@@ -372,10 +374,6 @@ def test_what_killed_runs_left_half_written_is_cleared_away(quick):
 
 
 def test_second_run_in_one_folder_is_refused_and_a_later_one_is_not(quick, monkeypatch, digests, capsys):
-    def slow_batch():
-        print("now", flush=True)
-        time.sleep(20)
-
     with at_batch(monkeypatch, 3, slow_batch):
         run = Forked(quick / "out")
         run.until("now")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 ACTIONS = ("up", "down", "left", "right")
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 class UserError(Exception):
@@ -66,62 +66,58 @@ def carve(n, grid, generator, device="cpu"):
     Returns walls, (grid, grid, n) bool.
     """
     side = (grid + 1) // 2
-    width = side + 2  # rooms with a rim of rooms that count as visited, so that no move needs a bounds check
+    width = 2 * side + 3  # a rim of two cells, whose rooms count as visited: no move needs a bounds check
     moves = 2 * (side * side - 1)
     lane = torch.arange(n, device=device)
-    room = torch.arange(width * width, device=device)
-    offset = torch.tensor([-width, width, -1, 1], device=device)
+    step = torch.tensor([-2 * width, 2 * width, -2, 2], device=device) * n  # from room to room
 
-    # The unvisited neighbours are four bits; with a throw of a twelve-sided die they pick the move. 0 means: climb back.
+    # The unvisited neighbours are four bits; with a throw of a twelve-sided die they pick the step. 0 means: climb back.
     pick = torch.zeros(16, 12, dtype=torch.int64)
     for free in range(1, 16):
         options = [a for a in range(4) if free >> a & 1]
-        pick[free] = torch.tensor([int(offset[options[die % len(options)]]) for die in range(12)])
-    enter = (pick * n).flatten().to(device)
+        pick[free] = torch.tensor([int(step[options[die % len(options)]]) for die in range(12)])
+    enter = pick.flatten().to(device)
     climb = torch.where(enter != 0, n, -n)
-    die = torch.randint(12, (moves, n), generator=generator, device=device, dtype=torch.int32)
+    four = torch.cartesian_prod(*[torch.arange(12, dtype=torch.uint8, device=device)] * 4)  # a random number costs more than a look-up
+    die = four[torch.randint(12 ** 4, (moves // 2, (n + 1) // 2), generator=generator, device=device)].view(moves, -1)[:, :n]
 
     fresh = torch.zeros(width, width, n, dtype=torch.uint8, device=device)
-    fresh[1:-1, 1:-1] = 1
+    fresh[2:-2:2, 2:-2:2] = 1
     fresh = fresh.view(-1)
     root = torch.randint(side * side, (n,), generator=generator, device=device)
-    path = torch.empty(moves + 1, n, dtype=torch.int64, device=device)  # where each walker was: room * n + lane
-    path[0] = ((root // side + 1) * width + root % side + 1) * n + lane
+    path = torch.empty(moves + 1, n, dtype=torch.int64, device=device)  # where each walker was: cell * n + lane
+    path[0] = ((root // side + 1) * 2 * width + (root % side + 1) * 2) * n + lane
     stack = torch.empty(side * side + 1, n, dtype=torch.int64, device=device)
     stack[0] = path[0]
-    stack, top = stack.view(-1), lane.clone()
+    stack, above, top = stack.view(-1), stack[1:].view(-1), lane.clone()
 
     # Everything is written in place into these: at a thousand mazes an allocation costs as much as the operation.
-    around = torch.empty(n, 4, dtype=torch.int64, device=device)
-    fresh4 = torch.empty(n * 4, dtype=torch.uint8, device=device)
+    around = torch.empty(4, n, dtype=torch.int64, device=device)
+    bits = torch.empty(4, n, dtype=torch.uint8, device=device)
+    flat_around, flat_bits, low, high, even, odd = around.view(-1), bits.view(-1), bits[:2], bits[2:], bits[0], bits[1]
     key = torch.empty(n, dtype=torch.int32, device=device)
-    move, above = torch.empty(n, dtype=torch.int64, device=device), torch.empty_like(lane)
-    visited = torch.zeros(n, dtype=torch.uint8, device=device)
-    gather_bits, drop = torch.tensor([0x01020408, 24], dtype=torch.int32, device=device)
-    one, by_lane = torch.tensor(n, device=device), offset * n
+    move = torch.empty(n, dtype=torch.int64, device=device)
+    visited, step = torch.zeros(n, dtype=torch.uint8, device=device), step[:, None]
 
     fresh.index_copy_(0, path[0], visited)
     for here, there, throw in zip(path[:-1].unbind(), path[1:].unbind(), die.unbind()):
-        torch.add(here[:, None], by_lane, out=around)
-        torch.index_select(fresh, 0, around.view(-1), out=fresh4)
-        torch.mul(fresh4.view(torch.int32), gather_bits, out=key)  # four bytes, each 0 or 1, to four adjoining bits
-        torch.bitwise_right_shift(key, drop, out=key)
-        torch.add(throw, key, alpha=12, out=key)
+        torch.add(here, step, out=around)
+        torch.index_select(fresh, 0, flat_around, out=flat_bits)
+        torch.add(low, high, alpha=4, out=low)  # four numbers, each 0 or 1, to one of four bits
+        torch.add(even, odd, alpha=2, out=even)
+        torch.add(throw, even, alpha=12, out=key)
         torch.index_select(enter, 0, key, out=move)
         torch.add(here, move, out=move)
-        torch.add(top, one, out=above)
-        stack.index_copy_(0, above, move)  # above the top: read in the next line if the move enters, else garbage
+        above.index_copy_(0, top, move)  # above the top: read three lines on if the move enters, else garbage
         torch.index_select(climb, 0, key, out=move)
         torch.add(top, move, out=top)
         torch.index_select(stack, 0, top, out=there)
         fresh.index_copy_(0, there, visited)
 
-    # A room's cell is twice its coordinates, the passage between two rooms is their sum.
-    half = (room // width - 1) * grid + room % width - 1
-    cell = (half[:, None] * n + torch.zeros_like(lane)).view(-1).index_select(0, path.view(-1)).view(moves + 1, n)
-    walls = torch.ones(grid * grid * n, dtype=torch.bool, device=device)
-    walls.index_fill_(0, torch.cat([2 * cell[1:], cell[1:] + cell[:-1]]).add_(lane).view(-1), False)
-    return walls.view(grid, grid, n)
+    walls = torch.ones(width, width, n, dtype=torch.bool, device=device)
+    walls[2:-2:2, 2:-2:2] = False
+    walls.view(-1).index_fill_(0, (path[1:] + path[:-1]).bitwise_right_shift_(1).view(-1), False)  # between two rooms
+    return walls[2:2 + grid, 2:2 + grid]
 
 
 def make_mazes(n, grid, generator, device="cpu", chunk=4096):
@@ -293,13 +289,13 @@ def walk(table, start, choices, react=None):
     t, b = choices.shape
     place = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
     place[0] = start * (5 * b) + torch.arange(b, device=table.device)
-    entry = torch.empty_like(place[0])
-    for here, choice, there in zip(place[:-1].unbind(), choices.unbind(), place[1:].unbind()):
+    entry, places = torch.empty_like(place[0]), place.unbind()
+    for here, choice, there in zip(places, choices.unbind(), places[1:]):
         if react:
-            choice.copy_(torch.where(choice == 4, react(here.div(5 * b, rounding_mode="floor").long()), choice))
+            choice.copy_(torch.where(choice == 4, react(here.div(5 * b, rounding_mode="trunc").long()), choice))
         torch.add(here, choice, alpha=b, out=entry)
         torch.index_select(table, 0, entry, out=there)
-    return torch.div(place, 5 * b, rounding_mode="floor").long()
+    return place.div(5 * b, rounding_mode="trunc").long()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -350,7 +346,9 @@ def optimal_q(mazes, distance, gamma):
     """Q*(s, a) = gamma ** d(s'), where s' is the cell that a leads to: (4, H, W, B). 0 where the goal can't be reached."""
     ahead = neighbours(distance, -1)
     ahead = torch.where(neighbours(mazes.walls, True), distance, ahead)
-    return torch.where(ahead < 0, 0.0, gamma ** ahead.float())
+    worth = gamma ** torch.arange(distance.shape[0] * distance.shape[1] + 1.0, device=distance.device)
+    worth[-1] = 0  # what distance -1 finds
+    return worth[ahead.long()]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

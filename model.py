@@ -88,12 +88,12 @@ class VIN(WholeMaze):
         u = u.flatten(0, 1).scatter(0, mazes.goal[None], self.reward.expand(1, len(mazes.goal))).view(u.shape)
         return torch.lerp(u, neighbours(u, 0.0), look_up(self.success(), window))
 
-    def along(self, episodes, plan):  # the same in the visited cells only, which are far fewer than all
+    def along(self, episodes, plan):  # the same in the visited cells only, far fewer than all; in the goal nothing is learned
         (u, window), (mazes, cells, *_) = plan, episodes
         near, goal = beside(cells, u.shape[1]), in_padded(mazes.goal, u.shape[1], 1)
         u = padded(u, 1, 0.0).flatten(0, 1).gather(0, near.flatten(0, 1)).view(near.shape)
-        u = torch.where(near == goal, self.reward, u)
-        return torch.lerp(u[:1], u[1:], look_up(self.success(), along(window, cells)))
+        ahead = torch.where(near[1:] == goal, self.reward, u[1:])
+        return torch.lerp(u[:1], ahead, look_up(self.success(), along(window, cells)))
 
 
 def digits(base):
@@ -421,12 +421,12 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     c = torch.zeros_like(value)
     c[:-1] = lam * greedy[1:]
     onward = gamma * ~done
-    target, slope = reward + onward * (1 - c) * value, onward * c
+    target, slope = reward + onward * (1 - c) * value, (onward * c)[:-1]
     # target[t] += slope[t] * target[t + 1] from the last t to the first, in log2(T) steps instead of T.
     step = 1
     while step < len(target):
-        target = torch.cat([target[:-step] + slope[:-step] * target[step:], target[-step:]])
-        slope = torch.cat([slope[:-step] * slope[step:], torch.zeros_like(slope[-step:])])
+        target[:-step] += slope * target[step:]
+        slope = slope[:-step] * slope[step:]
         step *= 2
     return target
 
@@ -442,7 +442,7 @@ def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
     with torch.no_grad():
         best = q.amax(0)
         # Double DQN (van Hasselt et al. 2016): the online network picks the action, the target network says its value.
-        value = torch.where(q == best, q_target, -torch.inf).amax(0) if double else q_target.amax(0)
+        value = torch.where(q == best, q_target, -torch.inf).amax(0) if double and q_target is not q else q_target.amax(0)
         # No return is outside 0..most, less the potential: a network that overestimates can't feed on itself.
         value = ((value + episodes.potential).clamp(0, most) - episodes.potential)[1:]
         target = q_lambda_targets(episodes.reward, done, value, taken >= best[:-1], gamma, lam)

@@ -142,28 +142,31 @@ class MLP(WholeMaze):
                                     zeros(nn.Linear(width, 4 * grid * grid)))
 
     def forward(self, mazes, plan=None):
-        x = planes(mazes)[:, :2].flatten(1)
+        walls, goal = planes(mazes)[:, :2].flatten(2).unbind(1)
+        x = torch.cat([walls, self.grid * goal], 1)  # one cell among so many is not heard if it isn't louder
         return self.layers(x).view(-1, 4, self.grid, self.grid).permute(1, 2, 3, 0)
 
 
 class Attention(WholeMaze):
-    """A transformer (Vaswani et al. 2017): each cell is a token that knows its place, two layers of pre-normed attention."""
+    """A transformer (Vaswani et al. 2017): two layers of pre-normed attention. Each cell is a token, which knows its place and, as a
+    first convolution helps attention to see (Xiao et al. 2021), its 3x3 window."""
 
     def __init__(self, grid, width, gamma):
         super().__init__()
         width = width or 32
         self.grid = grid
-        self.enter = nn.Linear(2, width)
-        self.place = nn.Parameter(torch.randn(grid * grid, width) / width ** 0.5)
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.enter = nn.Conv2d(5, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 1, 2 * width, 0.0, batch_first=True, norm_first=True)
                                     for _ in range(2))
         self.leave = zeros(nn.Linear(width, 4))
 
     def forward(self, mazes, plan=None):
-        x = self.enter(planes(mazes)[:, :2].flatten(2).transpose(1, 2)) + self.place  # (B, H * W, width)
+        (h, w, b), line = mazes.walls.shape, torch.linspace(-1, 1, self.grid, device=mazes.walls.device)
+        place = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(b, -1, -1, -1)
+        x = self.enter(torch.cat([planes(mazes), place], 1)).flatten(2).transpose(1, 2)  # (B, H * W, width)
         for block in self.blocks:
             x = block(x)
-        return self.leave(x).permute(2, 1, 0).unflatten(1, (self.grid, self.grid))
+        return self.leave(x).permute(2, 1, 0).unflatten(1, (h, w))
 
 
 def zeros(layer):

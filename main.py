@@ -678,11 +678,11 @@ def solve(path):
     device = pick_device()
     texts = maze.read_mazes(path)
     network, settings, _ = model.load_checkpoint(CHECKPOINT or in_out_dir("checkpoint.pt"), device)
-    if settings["MODEL"] in ("mlp", "attention") and not settings["VISION"]:
+    if settings["MODEL"] == "mlp" and not settings["VISION"]:
         for number, text in enumerate(texts, 1):
             if text.walls.shape != (settings["GRID"], settings["GRID"]):
-                raise UserError("maze {} is {}x{}, but MODEL={} trained at GRID={} walks only mazes of that size: train one at "
-                                "the size, or a MODEL=vin".format(number, *text.walls.shape, settings["MODEL"], settings["GRID"]))
+                raise UserError("maze {} is {}x{}, but MODEL=mlp trained at GRID={} walks only mazes of that size: train one at "
+                                "the size, or a MODEL=vin".format(number, *text.walls.shape, settings["GRID"]))
     walks = {}
     for shape in sorted({text.walls.shape for text in texts}):  # mazes of one size are walked side by side
         numbers = [number for number, text in enumerate(texts) if text.walls.shape == shape]

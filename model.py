@@ -154,15 +154,15 @@ class Attention(WholeMaze):
     def __init__(self, grid, width, gamma):
         super().__init__()
         width = width or 32
-        self.grid = grid
         self.enter = nn.Conv2d(5, width, 3, padding=1)
         self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 1, 2 * width, 0.0, batch_first=True, norm_first=True)
                                     for _ in range(2))
         self.leave = zeros(nn.Linear(width, 4))
 
     def forward(self, mazes, plan=None):
-        (h, w, b), line = mazes.walls.shape, torch.linspace(-1, 1, self.grid, device=mazes.walls.device)
-        place = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(b, -1, -1, -1)
+        h, w, b = mazes.walls.shape
+        y, x = (torch.linspace(-1, 1, n, device=mazes.walls.device) for n in (h, w))
+        place = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(b, -1, -1, -1)
         x = self.enter(torch.cat([planes(mazes), place], 1)).flatten(2).transpose(1, 2)  # (B, H * W, width)
         for block in self.blocks:
             x = block(x)

@@ -95,7 +95,7 @@ def test_vin_that_knows_walls_is_exact_along_a_long_corridor():
 
 
 @pytest.mark.parametrize("name, sizes", [("vin", [(8, 8), (3, 14), (21, 5)]), ("cnn", [(8, 8), (3, 14), (21, 5)]),
-                                         ("mlp", [(8, 8)]), ("attention", [(8, 8)])])
+                                         ("mlp", [(8, 8)]), ("attention", [(8, 8), (3, 14), (21, 5)])])
 def test_network_gives_q_for_every_cell_and_action_whatever_else_is_in_the_batch(name, sizes):
     network = build(name)
     for h, w in sizes:

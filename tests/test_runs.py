@@ -309,7 +309,7 @@ def test_signals_mean_again_what_they_meant_before_once_a_run_is_over(quick):
 
 
 def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
-    """Fifty-two kills, of fresh and of resumed runs, and each run goes on from its checkpoint, if it had one yet."""
+    """Twenty-eight kills, of fresh and of resumed runs, and each run goes on from its checkpoint, if it had one yet."""
     chance, replace = random.Random(0), os.replace
 
     def slowly(source, destination):  # a file is written, but not in its place yet, for a good part of the run
@@ -321,7 +321,7 @@ def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
     began = time.perf_counter()
     assert Forked(quick / "measured", "NUM_EPISODES=48").end()[0] == 0
     usual, batches, kills = time.perf_counter() - began, 0, 0
-    while kills < 52:
+    while kills < 28:
         folder = quick / f"out{kills // 4}"
         batches = check_whole(folder)
         run = Forked(folder, f"NUM_EPISODES={8 * (batches + 6)}", f"RESUME={batches > 0}", prepare=lambda: setattr(os, "replace", slowly))

@@ -772,7 +772,7 @@ def check():
     must("PLOT_FILE", os.path.basename(PLOT_FILE) and not os.path.isdir(PLOT_FILE) and os.path.isdir(os.path.dirname(PLOT_FILE) or "."),
          "a file in a folder that exists")
     for name, choices in (("GOAL", ("random", "corner")), ("MODEL", tuple(model.MODELS)), ("REPLAY", ("off", "uniform", "prioritized")),
-                          ("MEMORY", ("none", "trail", "gru", "map")), ("SHAPING", ("none", "manhattan", "oracle")),
+                          ("MEMORY", model.MEMORIES), ("SHAPING", ("none", "manhattan", "oracle")),
                           ("CURRICULUM", ("adaptive", "linear", "off"))):
         must(name, globals()[name] in choices, " or ".join(choices))
     for wrong, message in (

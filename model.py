@@ -184,6 +184,7 @@ def planes(mazes):
 
 
 MODELS = {"vin": VIN, "cnn": CNN, "mlp": MLP, "attention": Attention}
+MEMORIES = "none", "trail", "gru", "map"
 
 
 def build(settings):
@@ -564,7 +565,7 @@ def sane(settings, weights):
     whole = all(type(settings[name]) is int and low <= settings[name] <= high
                 for name, low, high in (("GRID", 5, 256), ("WIDTH", 0, widest), ("VISION", 0, settings["GRID"] - 1)))
     return (whole and type(settings["GAMMA"]) is float and 0 < settings["GAMMA"] < 1 and type(settings["COMPASS"]) is bool
-            and settings["MODEL"] in MODELS and settings["MEMORY"] in ("none", "trail", "gru", "map"))
+            and settings["MODEL"] in MODELS and settings["MEMORY"] in MEMORIES)
 
 
 def load_checkpoint(path, device):

@@ -50,8 +50,8 @@ LAMBDA = 0.9                 # 0: credit moves one cell a target sync; 1: along 
 LR = 0.01                    # Adam's step size at the start
 LR_DECAY = 0.5               # share of the run, at its end, over which the step size falls linearly to 0
 UPDATES = 10                 # gradient steps a batch of episodes, each on BSZ / UPDATES of them
-TARGET_SYNCS = 10            # times a batch that the target network is copied from the online one, at most UPDATES
-DOUBLE = True                # double DQN: the online network picks the next action, the target network values it
+TARGET_SYNCS = 10            # times a batch that the target network is copied from the online one; UPDATES: it is the online one
+DOUBLE = True                # double DQN: the online network picks the next action, the target network (if it differs) values it
 HUBER = 0.003                # TD error at which the loss turns from squared to linear; small: small errors count, too
 GRAD_CLIP = 1.0              # greatest norm of the gradient
 REPLAY = "off"               # "off": learn from the newest batch; "uniform": from any of the last REPLAY_SIZE episodes;
@@ -78,7 +78,7 @@ NUM_EPISODES = 71_680        # single episodes in all, rounded up to whole batch
 BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
-DEVICE = "auto"              # "auto", "cpu", "cuda", "cuda:1", "mps"
+DEVICE = "auto"              # "auto": a CUDA GPU where there is one, else the CPU; "cpu", "cuda", "cuda:1", "mps"
 THREADS = 1                  # CPU threads, 0: torch's choice; vin's operations are too small to share, cnn and mlp gain
 EVAL_MAZES = 10_000          # held-out mazes in the final evaluation
 EVAL_SAMPLE = 256            # of them, in the evaluations on the way ...
@@ -145,7 +145,8 @@ def train():
             if stopping:
                 break
         if RANK == 0:
-            return report(online, run, exam(held_out), exam(cache[:, :EVAL_MAZES]), device)
+            known = cache[:, torch.arange(EVAL_MAZES, device=device) % MAZE_CACHE_SIZE]
+            return report(online, run, exam(held_out), exam(known), device)
 
 
 def learn(online, target, optimizer, replay, episodes, plan, progress, generator):
@@ -308,7 +309,7 @@ def total(x):
 
 
 def stop_if_not_finite(*numbers):
-    """The watchman's last word."""
+    """Ends the run if any of these tensors holds an infinity or what is no number at all."""
     if not torch.stack([x.isfinite().all() for x in numbers]).all():
         raise UserError("the loss, its gradient or a weight is no longer a finite number, so nothing more can be learned; the last good "
                         f"checkpoint is kept. Try a smaller LR (now {LR:g}) or GRAD_CLIP (now {GRAD_CLIP:g}) and start again")
@@ -696,11 +697,11 @@ def solve(path):
     for number, text in enumerate(texts):
         cells, shortest = walks[number]
         limit = int((~text.walls).sum())
-        taken = int((cells[:limit] != text.goal).sum())
+        taken = int((cells[:limit + 1] != text.goal).sum())
         print(maze.format_maze(text, cells[:taken + 1].tolist()))
         if shortest < 0:
             print(f"maze {number + 1}: unreachable\n")
-        elif taken < limit:
+        elif taken <= limit:
             solved, optimal = solved + 1, optimal + (taken == shortest)
             print(f"maze {number + 1}: solved in {taken} steps (shortest {shortest})\n")
         else:
@@ -786,13 +787,13 @@ def check():
 
 
 def pick_device():
-    """The torch device that DEVICE names; "auto": a GPU where there is one. On a CPU, with as many threads as THREADS says."""
+    """The torch device that DEVICE names; "auto": a CUDA GPU where there is one. On a CPU, with as many threads as THREADS says."""
     if THREADS:
         torch.set_num_threads(THREADS)
     if DEVICE == "auto":
         if WORLD > 1 and torch.cuda.is_available():
             return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # not mps: operations this small wait for it
     try:
         device = torch.device(DEVICE)
         torch.empty(1, device=device)

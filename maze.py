@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-ACTIONS = ("up", "down", "left", "right")
 CACHE_FORMAT = 2
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from maze import Mazes, UserError, around, beside, in_padded, neighbours, pack, padded, replacing, spread, unpack
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class VIN(WholeMaze):
 
 
 def digits(base):
-    """The numbers of nine digits to this base, the last first; each digit d > 0 is a 1 in place d - 1: (base ** 9, 9 (base - 1))."""
+    """The numbers of nine digits to this base; digit i, the least first, is a 1 in place 9 (d - 1) + i if it is d > 0: (base ** 9, 9 (base - 1))."""
     digit = torch.arange(base ** 9)[:, None] // base ** torch.arange(9) % base
     return torch.cat([digit == kind for kind in range(1, base)], 1).float()
 
@@ -115,7 +115,7 @@ def look_up(table, window):
 
 
 class CNN(WholeMaze):
-    """Residual 3x3 convolutions without pooling; dilations up to 8 let every cell see the whole maze."""
+    """Residual 3x3 convolutions without pooling; with dilations up to 8 a cell sees 23 cells far, all of a maze up to GRID=24."""
 
     def __init__(self, grid, width, gamma):
         super().__init__()
@@ -342,7 +342,7 @@ class Map:
 
     def way(self, cells, steps=48):
         """The moves of the plan from `cells` to the goal through places that it has not wholly seen, as places in the table of
-        worth; the place after its end stands for none."""
+        p, flattened; the place after its end stands for none."""
         (h, w, b), table = self.mazes.walls.shape, self.worth.shape[1]
         u, ahead, window, moves = self.u.view(-1), self.ahead.reshape(-1), self.window.view(-1), []
         lane, action = torch.arange(b, device=cells.device), torch.arange(4, device=cells.device)[:, None]

@@ -3,8 +3,9 @@
     python bench/ablations.py [SEEDS=3] [KEY=VALUE ...]      KEY=VALUE: constants of main.py for all runs, as NUM_EPISODES=25600
 
 Each row: SEEDS runs of `main.train` on the same budget of episodes, 51,200 in the first table and 25,600 in the second;
-median (worst) success on 2,000 held-out mazes at the end, q_error, and the episodes and seconds after which held-out
-success was, for the first time, 99% (- where it never was in the median run). The second table asks the CNN, attention
+median (worst) success on 2,000 held-out mazes at the end; medians of q_error, of the gap (success in training mazes less
+that in held-out ones), of the episodes and seconds after which held-out success was, for the first time, 99% (- where it
+never was), and of the seconds in all. The second table asks the CNN, attention
 and the MLP, on mazes small enough to tell the turns apart in this time (GRID=8).
 """
 import contextlib
@@ -22,7 +23,7 @@ import main
 import model
 
 TURNS = ["", "CURRICULUM=off", "CURRICULUM=linear", "LAMBDA=0", "LAMBDA=0.5", "LAMBDA=1", "REPLAY=uniform", "REPLAY=prioritized",
-         "SHAPING=manhattan", "SHAPING=oracle", "NOVELTY=0.01", "DOUBLE=False", "TARGET_SYNCS=1",
+         "SHAPING=manhattan", "SHAPING=oracle", "NOVELTY=0.01", "TARGET_SYNCS=1", "TARGET_SYNCS=1 DOUBLE=False",
          "UPDATES=100 TARGET_SYNCS=10", "UPDATES=100 TARGET_SYNCS=100", "BSZ=256", "BSZ=4096", "GRAD_CLIP=1e9", "HUBER=1",
          "GAMMA=0.9", "GAMMA=0.99", "EPSILON_SHAPE=1", "LR=0.001", "MAZE_CACHE_SIZE=64"]
 SMALL = ("GRID=8 MAX_START_DISTANCE=30 MAX_EP_LENGTH=40 DIFFICULTY_MIN=1 CURRICULUM_SUCCESS=0.7 LR=0.003 HUBER=0.1 GAMMA=0.9 UPDATES=20 "
@@ -49,7 +50,7 @@ def one_run(settings, folder):
     """(summary, history) of one `main.train` with these KEY=VALUE."""
     before, main.report = main.config(), lambda network, run, held_out, cached, device: (network, run, held_out, cached)
     try:
-        main.override([f"OUT_DIR={folder}", "EVAL_MAZES=2000", "EVAL_EVERY=2", *settings])
+        main.override([f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", "EVAL_MAZES=2000", "EVAL_EVERY=2", *settings])
         main.check()
         main.started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):

@@ -4,7 +4,7 @@
 
 Trains SEEDS agents, each with `python main.py SEED=s`, a process of its own, timed whole. Each then walks HELD_OUT
 perfect mazes that it has never seen, and, by `main.solve`, mazes of other sizes and other makers. Other KEY=VALUE go to
-main.py. Prints a row a seed and kind, then the worst and the median seed. Needs scipy, as tests/ does.
+main.py. Prints a line a seed, then for each kind the median and the worst seed. Needs scipy, as tests/ does.
 """
 import contextlib
 import io

@@ -1,6 +1,7 @@
 """Where the time goes, and what the usual way would take.
 
-    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096
+    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096; for networks that
+                                                            see the whole maze, of any size: not VISION, not MODEL=mlp
 
 1. Each stage of a training run at the curriculum's last level: median time, mazes and steps a second, share of a batch,
    and how many times longer it takes than its floor: the bytes that it can't help moving, at the copy rate measured here.
@@ -83,12 +84,12 @@ def stages(network, device):
         "draw": (timed(lambda: main.draw(cache, b, 1.0, generator)), b, 0, 1, b * cells * (5 + 2 * (4 + 4 * 3 * 8))),
         "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 2 * (4 + 4 * 3 * 8)),
         "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
-        "Q of all cells": (timed(lambda: network(mazes, plan)), b, 0, 1, b * cells * 4 * 6),
+        "Q of all cells": (timed(torch.no_grad()(lambda: network(mazes, plan))), b, 0, 1, b * cells * 4 * 6),
         "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
         "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
         "targets": (timed(lambda: model.td_error(along, along, episodes, main.GAMMA, main.LAMBDA, True)), b, b * t, 0, b * t * 4 * 10),
         "update": (timed(lambda: main.update(learner, learner, optimizer, few, plan_of_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
-        "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 1 / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
+        "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
     }
 
 

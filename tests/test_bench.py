@@ -58,6 +58,7 @@ def test_frontier_explorer_knows_the_way_where_it_sees_everything():
 
 def test_an_ablation_leaves_the_constants_as_they_were(tiny):
     before = main.config()
+    (tiny / "one").mkdir()
     summary, history = ablations.one_run(["REPLAY=uniform", "LAMBDA=0.5", "EVAL_MAZES=20"], str(tiny / "one"))
     assert main.config() == before and 0 <= summary["success"] <= 1 and history[-1]["episodes"] == 128
 

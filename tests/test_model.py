@@ -797,7 +797,7 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("wrap", [lambda trap: trap, lambda trap: [trap], lambda trap: dict(format=2, config=trap, weights={})])
+@pytest.mark.parametrize("wrap", [lambda trap: trap, lambda trap: [trap], lambda trap: dict(format=model.CHECKPOINT_FORMAT, config=trap, weights={})])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("to_bytes", [torch_bytes, pickle.dumps])
 @pytest.mark.parametrize("seal", [sealed, bytes])
@@ -836,7 +836,7 @@ def test_file_that_is_no_checkpoint_is_refused(path, content, seal):
 
 CONFIG = main.config() | dict(MODEL="vin", GRID=8, WIDTH=8)
 RIGHT = dict(format=model.CHECKPOINT_FORMAT, config=CONFIG, weights=build("vin").state_dict(), progress={})
-FOREIGN = [None, 3, [], {}, "text", torch.ones(3), dict(format=2), dict(format=2, config={}),
+FOREIGN = [None, 3, [], {}, "text", torch.ones(3), dict(format=model.CHECKPOINT_FORMAT), dict(format=model.CHECKPOINT_FORMAT, config={}),
            {name: value for name, value in RIGHT.items() if name != "progress"},
            *[RIGHT | dict(weights=weights)
              for weights in (None, {}, dict(a=1), build("cnn").state_dict(), build("vin", width=7).state_dict())],

@@ -859,8 +859,9 @@ def test_the_same_file_with_nothing_foreign_is_read(path):
 
 def test_checkpoint_of_another_format_says_so(path, monkeypatch):
     model.save_checkpoint(path, build("vin"), CONFIG)
-    monkeypatch.setattr(model, "CHECKPOINT_FORMAT", model.CHECKPOINT_FORMAT + 1)
-    with pytest.raises(UserError, match="format 2.*train again"):
+    written = model.CHECKPOINT_FORMAT
+    monkeypatch.setattr(model, "CHECKPOINT_FORMAT", written + 1)
+    with pytest.raises(UserError, match=f"format {written}.*reads {written + 1}.*train again"):
         model.load_checkpoint(path, "cpu")
 
 

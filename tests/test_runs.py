@@ -65,6 +65,7 @@ class Forked:
                 for standard in (1, 2):
                     os.dup2(theirs, standard)
                 sys.stdout, sys.stderr = (open(standard, "w", buffering=1) for standard in (1, 2))
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this
                 prepare()
                 status = runs(folder, *settings)
             except BaseException:

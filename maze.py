@@ -68,7 +68,7 @@ def carve(n, grid, generator, device="cpu"):
     width = 2 * side + 3  # a rim of two cells, whose rooms count as visited: no move needs a bounds check
     moves = 2 * (side * side - 1)
     lane = torch.arange(n, device=device)
-    step = torch.tensor([-2 * width, 2 * width, -2, 2], device=device) * n  # from room to room
+    step = torch.tensor([-2 * width, 2 * width, -2, 2], device=device)[:, None] * n  # from room to room
 
     # The unvisited neighbours are four bits; with a throw of a twelve-sided die they pick the step. 0 means: climb back.
     pick = torch.zeros(16, 12, dtype=torch.int64)
@@ -96,7 +96,7 @@ def carve(n, grid, generator, device="cpu"):
     flat_around, flat_bits, low, high, even, odd = around.view(-1), bits.view(-1), bits[:2], bits[2:], bits[0], bits[1]
     key = torch.empty(n, dtype=torch.int32, device=device)
     move = torch.empty(n, dtype=torch.int64, device=device)
-    visited, step = torch.zeros(n, dtype=torch.uint8, device=device), step[:, None]
+    visited = torch.zeros(n, dtype=torch.uint8, device=device)
 
     fresh.index_copy_(0, path[0], visited)
     for here, there, throw in zip(path[:-1].unbind(), path[1:].unbind(), die.unbind()):
@@ -345,9 +345,7 @@ def optimal_q(mazes, distance, gamma):
     """Q*(s, a) = gamma ** d(s'), where s' is the cell that a leads to: (4, H, W, B). 0 where the goal can't be reached."""
     ahead = neighbours(distance, -1)
     ahead = torch.where(neighbours(mazes.walls, True), distance, ahead)
-    worth = gamma ** torch.arange(distance.shape[0] * distance.shape[1] + 1.0, device=distance.device)
-    worth[-1] = 0  # what distance -1 finds
-    return worth[ahead.long()]
+    return torch.where(ahead < 0, 0.0, gamma ** ahead.float())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ class VIN(WholeMaze):
 
 
 def digits(base):
-    """The numbers of nine digits to this base; digit i, the least first, is a 1 in place 9 (d - 1) + i if it is d > 0: (base ** 9, 9 (base - 1))."""
+    """The numbers of nine digits to this base: (base ** 9, 9 (base - 1)). Digit i, the least first, is a 1 in place
+    9 (d - 1) + i if it is d > 0."""
     digit = torch.arange(base ** 9)[:, None] // base ** torch.arange(9) % base
     return torch.cat([digit == kind for kind in range(1, base)], 1).float()
 

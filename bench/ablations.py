@@ -5,8 +5,8 @@
 Each row: SEEDS runs of `main.train` on the same budget of episodes, 51,200 in the first table and 25,600 in the second;
 median (worst) success on 2,000 held-out mazes at the end; medians of q_error, of the gap (success in training mazes less
 that in held-out ones), of the episodes and seconds after which held-out success was, for the first time, 99% (- where it
-never was), and of the seconds in all. The second table asks the CNN, attention
-and the MLP, on mazes small enough to tell the turns apart in this time (GRID=8).
+never was), and of the seconds in all. The second table asks the CNN, attention and the MLP, on mazes small enough to tell
+the turns apart in this time (GRID=8).
 """
 import contextlib
 import io
@@ -83,10 +83,10 @@ def table(turns, common, seeds):
 
 
 if __name__ == "__main__":
-    seeds = [int(a.partition("=")[2]) for a in sys.argv[1:] if a.startswith("SEEDS=")]
+    seeds = next((int(a.partition("=")[2]) for a in sys.argv[1:] if a.startswith("SEEDS=")), 3)
     common = [a for a in sys.argv[1:] if not a.startswith("SEEDS=")]
     model.MODELS["pooled"] = Pooled
-    print(f"{seeds[0] if seeds else 3} seeds a row; all rows: {' '.join(common) or 'nothing else'}")
-    table(TURNS, ["NUM_EPISODES=51200", *common], seeds[0] if seeds else 3)
+    print(f"{seeds} seeds a row; all rows: {' '.join(common) or 'nothing else'}")
+    table(TURNS, ["NUM_EPISODES=51200", *common], seeds)
     print(f"\nall rows: {SMALL}")
-    table(SMALL_TURNS, [*SMALL.split(), *common], seeds[0] if seeds else 3)
+    table(SMALL_TURNS, [*SMALL.split(), *common], seeds)

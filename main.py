@@ -160,13 +160,14 @@ def learn(online, target, optimizer, replay, episodes, plan, progress, generator
         *remembered, index, weight = replay.sample(n, generator, PRIORITY_BETA + (1 - PRIORITY_BETA) * progress)
         episodes = with_reward(*remembered)
         plan = model.recall(online, episodes)
+    visited = online.visited(episodes, plan)
+    synced = [step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES for step in range(UPDATES)] + [True]
     for step in range(UPDATES):
         part = slice(step * n // UPDATES, (step + 1) * n // UPDATES)
-        synced = step == 0 or step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES
-        if synced:
+        if synced[step] and not synced[step + 1]:  # just synced, the target network is the online one; the next update needs a copy
             target.load_state_dict(online.state_dict())
-        loss, grad_norm, error = update(online, online if synced else target, optimizer, episodes.select(part),
-                                        [x[..., part] for x in plan], None if weight is None else weight[part])
+        loss, grad_norm, error = update(online, online if synced[step] else target, optimizer, episodes.select(part),
+                                        [x[..., part] for x in visited], None if weight is None else weight[part])
         if replay:
             replay.learn(index[part], error)
         results.append(torch.stack([loss, grad_norm]))
@@ -274,30 +275,27 @@ def potential(mazes):
     return torch.where(distance > 0, GAMMA ** (distance - 1.0), 0.0)
 
 
-def update(online, target, optimizer, episodes, plan, weight=None):
+def update(online, target, optimizer, episodes, visited, weight=None):
     """One gradient step on the TD errors of a few episodes, each weighted with weight (B,).
 
     Returns the loss, the norm of the gradient, and the TD errors (T, B), all on the device.
     """
-    loss, steps, error = td_loss(online, target, episodes, plan, weight)
+    loss, steps, error = td_loss(online, target, episodes, visited, weight)
     loss = loss / total(steps)
-    optimizer.zero_grad()
-    loss.backward()
-    for weights in online.parameters() if WORLD > 1 else ():
-        total(weights.grad)
-    grad_norm = torch.nn.utils.clip_grad_norm_(online.parameters(), GRAD_CLIP)
-    optimizer.step()
+    gradient = total(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(online.parameters()))]))
+    grad_norm = gradient.norm()
+    optimizer.step(gradient * (GRAD_CLIP / (grad_norm + 1e-6)).clamp(max=1))
     return total(loss.detach()), grad_norm, error
 
 
-def td_loss(online, target, episodes, plan, weight=None):
-    """(the Huber loss of the TD errors, summed, over HUBER so that its slope is at most 1; over how many steps; the errors (T, B))."""
-    q = online.along(episodes, plan)
+def td_loss(online, target, episodes, visited, weight=None):
+    """(the Huber loss of the TD errors over HUBER, so that its slope is at most 1, summed; over how many steps; the errors (T, B))."""
+    q = online.along(episodes, visited)
     with torch.no_grad():  # a target network that was copied this very moment is the online one: one pass gives the Q of both
-        q_target = q if target is online else target.along(episodes, plan)
+        q_target = q if target is online else target.along(episodes, visited)
     error, alive = model.td_error(q, q_target, episodes, GAMMA, LAMBDA, DOUBLE, 1 + NOVELTY * MAX_EP_LENGTH)
     error = error * alive
-    loss = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER) / HUBER
+    loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
     return (loss if weight is None else loss * weight).sum(), alive.sum(), error.detach()
 
 
@@ -348,7 +346,7 @@ def evaluate(network, mazes, distance, chunk=1024):
         if network.begin(part) is None:  # Q is compared in all open cells but the goal, where nothing is left to choose ...
             wrong, counts = unshaped_q(network, part, plan) - exact, ~part.walls & (d != 0)
         else:  # ... or in those on its way
-            wrong, counts = network.along(episodes, plan) + episodes.potential - model.along(exact, episodes.cells), away
+            wrong, counts = network.along(episodes, network.visited(episodes, plan)) + episodes.potential - model.along(exact, episodes.cells), away
         wrong, counts = (wrong * counts).flatten(1, -2), counts.flatten(0, -2).sum(0) * 4
         scores.append(dict(success=success, optimal=success & (walked == shortest),
                            spl=success * shortest / torch.maximum(walked, shortest), loops=~success & goes_round(episodes.cells),

@@ -14,9 +14,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from maze import Mazes, UserError, around, beside, in_padded, neighbours, pack, padded, replacing, spread, unpack
+from maze import Mazes, UserError, ahead, around, beside, in_padded, pack, padded, replacing, unpack
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -33,9 +33,13 @@ class WholeMaze(nn.Module):
         """What acting and learning can share, found without gradient: a tuple of tensors whose last axis is the batch."""
         return ()
 
-    def along(self, episodes, plan):
+    def visited(self, episodes, plan):
+        """What learning from these episodes needs of the plan, the same in every update: a tuple, batch last."""
+        return ()
+
+    def along(self, episodes, visited):
         """Q in each visited cell: (4, T + 1, B)."""
-        return along(self(episodes.mazes, plan), episodes.cells)
+        return along(self(episodes.mazes), episodes.cells)
 
 
 class VIN(WholeMaze):
@@ -72,28 +76,56 @@ class VIN(WholeMaze):
 
     @torch.no_grad()
     def plan(self, mazes):
-        """u at the fixed point, and the window that each cell sees: both (H, W, B)."""
+        """u at the fixed point, `padded` by 1, and the window that each cell sees (H, W, B)."""
         window = windows_seen(mazes.walls)
         return self.values(mazes.goal, look_up(self.worth(self.success()), window)), window
 
     def values(self, goal, worth):
-        """u at the fixed point: (H, W, B)."""
-        u = torch.zeros(worth.shape[1:], device=worth.device).flatten(0, 1)
-        return spread(u.scatter_(0, goal[None], self.reward.expand(1, len(goal))).view(worth.shape[1:]), worth, torch.mul)
+        """u at the fixed point, with a rim of zeros: (H + 2, W + 2, B).
+
+        Value iteration in Gauss-Seidel order, row by row and column by column in each direction: value crosses a corridor
+        in one sweep, so that a round is needed for each few turns of the way to the goal, not for each of its steps.
+        """
+        _, h, w, b = worth.shape
+        u = torch.zeros((h + 2) * (w + 2), b, device=worth.device)
+        u = u.scatter_(0, in_padded(goal, w, 1)[None], self.reward.expand(1, b)).view(h + 2, w + 2, b)
+        row, column = u[1:-1, 1:-1].unbind(0), u[1:-1, 1:-1].unbind(1)
+        up, down, left, right = worth[0].unbind(0), worth[1].unbind(0), worth[2].unbind(1), worth[3].unbind(1)
+        row_, column_ = torch.empty_like(row[0]), torch.empty_like(column[0])  # scratch
+        sweeps = [(row[y - 1], up[y], row_, row[y]) for y in range(1, h)]
+        sweeps += [(column[x - 1], left[x], column_, column[x]) for x in range(1, w)]
+        sweeps += [(row[y + 1], down[y], row_, row[y]) for y in reversed(range(h - 1))]
+        sweeps += [(column[x + 1], right[x], column_, column[x]) for x in reversed(range(w - 1))]
+        before = torch.empty_like(u)
+        for _ in range(h * w):
+            before.copy_(u)
+            for ahead, step, scratch, here in sweeps:
+                torch.mul(ahead, step, out=scratch)
+                torch.maximum(here, scratch, out=here)
+            if torch.equal(u, before):
+                break
+        return u
 
     # The plan carries no gradient; the one backup on it does: it is what a semi-gradient TD step follows anyway.
 
     def forward(self, mazes, plan=None):
         u, window = self.plan(mazes) if plan is None else plan
-        u = u.flatten(0, 1).scatter(0, mazes.goal[None], self.reward.expand(1, len(mazes.goal))).view(u.shape)
-        return torch.lerp(u, neighbours(u, 0.0), look_up(self.success(), window))
+        goal = in_padded(mazes.goal, window.shape[1], 1)[None]
+        u = u.flatten(0, 1).scatter(0, goal, self.reward.expand(goal.shape)).view(u.shape)
+        return torch.lerp(u[1:-1, 1:-1], ahead(u), look_up(self.success(), window))
 
-    def along(self, episodes, plan):  # the same in the visited cells only, far fewer than all; in the goal nothing is learned
-        (u, window), (mazes, cells, *_) = plan, episodes
-        near, goal = beside(cells, u.shape[1]), in_padded(mazes.goal, u.shape[1], 1)
-        u = padded(u, 1, 0.0).flatten(0, 1).gather(0, near.flatten(0, 1)).view(near.shape)
-        ahead = torch.where(near[1:] == goal, self.reward, u[1:])
-        return torch.lerp(u[:1], ahead, look_up(self.success(), along(window, cells)))
+    def visited(self, episodes, plan):
+        """u in each visited cell and where each action leads (5, T + 1, B); whether it leads to the goal (4, T + 1, B); the window
+        in the cell (T + 1, B)."""
+        (u, window), mazes = plan, episodes.mazes
+        goal = torch.zeros_like(u, dtype=torch.bool).flatten(0, 1)
+        goal = goal.scatter_(0, in_padded(mazes.goal, window.shape[1], 1)[None], True).view(u.shape)
+        near, at_goal = beside(episodes.cells, u, goal)
+        return near, at_goal[1:], along(window, episodes.cells)
+
+    def along(self, episodes, visited):  # far fewer cells than all; in the goal nothing is learned
+        near, to_goal, window = visited
+        return torch.lerp(near[:1], torch.where(to_goal, self.reward, near[1:]), look_up(self.success(), window))
 
 
 def digits(base):
@@ -230,8 +262,11 @@ class Local(nn.Module):
             x = F.relu(self.hidden(x))
         return self.leave(x).permute(2, 0, 1), state
 
-    def along(self, episodes, plan):
-        return self(plan[0])[0]
+    def visited(self, episodes, plan):
+        return plan
+
+    def along(self, episodes, visited):
+        return self(visited[0])[0]
 
 
 class Sight:
@@ -288,8 +323,11 @@ class Mapper(VIN):
     def begin(self, mazes, learning=False):
         return Map(self, mazes, learning)
 
-    def along(self, episodes, plan):
-        near, window, path = plan
+    def visited(self, episodes, plan):
+        return plan
+
+    def along(self, episodes, visited):
+        near, window, path = visited
         p = self.success()
         q = torch.lerp(near[:1], near[1:], look_up(p, window))
         # One backup says nothing about places that the agent has not been to. On the way that its plan takes, u is the reward
@@ -327,7 +365,7 @@ class Map:
         self.known.scatter_(0, near, self.truth.gather(0, near))
         self.window = windows_seen(self.known.view(h + 2 * r, w + 2 * r, b)[r:-r, r:-r], 3) + self.place
         self.ahead = look_up(self.worth, self.window)
-        self.u = padded(self.network.values(self.mazes.goal, self.ahead), 1, 0.0).flatten(0, 1)
+        self.u = self.network.values(self.mazes.goal, self.ahead)
         near, window = self.here(cells, self.u, self.window)
         q = torch.lerp(near[:1], near[1:], look_up(self.p, window))
         if self.late is not None:
@@ -339,7 +377,7 @@ class Map:
 
     def here(self, cells, u, window):
         """(u in the cell and where each action leads (5, B), the cell's window (B,))."""
-        return u.gather(0, beside(cells, window.shape[1])), window.flatten(0, 1).gather(0, cells[None])[0]
+        return beside(cells[None], u)[0][:, 0], along(window, cells[None])[0]
 
     def way(self, cells, steps=48):
         """The moves of the plan from `cells` to the goal through places that it has not wholly seen, as places in the table of
@@ -411,8 +449,8 @@ def pay(mazes, cells, potential=None, gamma=1.0, novelty=0.0):
 
 def along(q, cells):
     """Q in each visited cell: q (..., H, W, B), cells (T + 1, B) -> (..., T + 1, B)."""
-    q = q.flatten(-3, -2)
-    return q.gather(-2, cells.expand(*q.shape[:-2], *cells.shape[-2:]))
+    index = cells * cells.shape[1] + torch.arange(cells.shape[1], device=cells.device)
+    return q.flatten(-3).index_select(-1, index.flatten()).unflatten(-1, cells.shape)
 
 
 def q_lambda_targets(reward, done, value, greedy, gamma, lam):
@@ -443,7 +481,7 @@ def td_error(q, q_target, episodes, gamma, lam, double, most=1.0):
     """
     reached = episodes.cells == episodes.mazes.goal
     alive, done = ~reached[:-1], reached[1:]
-    taken = q[:, :-1].gather(0, episodes.actions[None])[0]
+    taken = q.gather(0, episodes.actions[None])[0]
     with torch.no_grad():
         best = q.amax(0)
         # Double DQN (van Hasselt et al. 2016): the online network picks the action, the target network says its value.
@@ -469,20 +507,19 @@ class Adam:
 
     def __init__(self, weights, lr):
         self.weights, self.lr, self.steps = list(weights), lr, 0
-        self.mean, self.square = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
-
-    def zero_grad(self):
-        for w in self.weights:
-            w.grad = None
+        self.sizes = [w.numel() for w in self.weights]
+        self.mean, self.square = (torch.zeros(sum(self.sizes), device=self.weights[0].device) for _ in range(2))
 
     @torch.no_grad()
-    def step(self, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    def step(self, gradient, beta1=0.9, beta2=0.999, epsilon=1e-8):
+        """gradient: of all weights, one after the other, flattened. As one vector they take as many operations as one of them."""
         self.steps += 1
-        for w, mean, square in zip(self.weights, self.mean, self.square):
-            mean.lerp_(w.grad, 1 - beta1)
-            square.mul_(beta2).addcmul_(w.grad, w.grad, value=1 - beta2)
-            root = (square / (1 - beta2 ** self.steps)).sqrt_().add_(epsilon)
-            w.addcdiv_(mean, root, value=-self.lr / (1 - beta1 ** self.steps))
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        root = (self.square / (1 - beta2 ** self.steps)).sqrt_().add_(epsilon)
+        change = (self.mean / root).mul_(-self.lr / (1 - beta1 ** self.steps))
+        for w, part in zip(self.weights, change.split(self.sizes)):
+            w += part.view_as(w)
 
     def state(self):
         """All of it, to be saved; `restore` takes it back."""

@@ -72,9 +72,10 @@ def stages(network, device):
     q = network(mazes, plan).detach()
     table, _ = maze.move_table(mazes, q)
     episodes, _ = main.rollout(network, mazes, t, epsilon, generator)
-    along = network.along(episodes, plan).detach()
+    visited = network.visited(episodes, plan)
+    along = network.along(episodes, visited).detach()
     part = slice(0, b // updates)
-    few, plan_of_few, n = episodes.select(part), [x[..., part] for x in plan], b // updates
+    few, visited_by_few, n = episodes.select(part), [x[..., part] for x in visited], b // updates
     learner = copy.deepcopy(network)
     optimizer = model.Adam(learner.parameters(), 1e-9)
     rooms = ((main.GRID + 1) // 2) ** 2
@@ -87,8 +88,9 @@ def stages(network, device):
         "Q of all cells": (timed(torch.no_grad()(lambda: network(mazes, plan))), b, 0, 1, b * cells * 4 * 6),
         "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
         "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
+        "read off": (timed(lambda: network.visited(episodes, plan)), b, b * t, 1, b * t * 4 * 13),
         "targets": (timed(lambda: model.td_error(along, along, episodes, main.GAMMA, main.LAMBDA, True)), b, b * t, 0, b * t * 4 * 10),
-        "update": (timed(lambda: main.update(learner, learner, optimizer, few, plan_of_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
+        "update": (timed(lambda: main.update(learner, learner, optimizer, few, visited_by_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
         "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
     }
 
@@ -157,10 +159,8 @@ def usual_way(device, seconds, held_out):
             aim = done[index] + main.GAMMA * (1 - done[index]) * ahead.clamp(0, 1)
         error = q_of(online, memory[0][..., index]).gather(0, taken[index][None])[0] - aim
         loss = F.huber_loss(error, torch.zeros_like(error), delta=main.HUBER) / main.HUBER
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(online.parameters(), main.GRAD_CLIP)
-        optimizer.step()
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(online.parameters()))])
+        optimizer.step(gradient * (main.GRAD_CLIP / (gradient.norm() + 1e-6)).clamp(max=1))
         if steps // b % 100 == 0:
             target.load_state_dict(online.state_dict())
         if spent - asked > seconds / 10:
@@ -184,7 +184,7 @@ def growth(network, device):
         episodes, plan = main.rollout(network, mazes, main.MAX_EP_LENGTH)
         learner = copy.deepcopy(network)
         optimizer = model.Adam(learner.parameters(), 1e-9)
-        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, plan), 3) / b
+        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, network.visited(episodes, plan)), 3) / b
         print(f"| {grid} | {b:,} | {path} | {planning * 1e6:,.1f} | {planning * 1e9 / grid ** 2 / path:.2f} "
               f"| {updating * 1e6:,.1f} | {updating * 1e9 / grid ** 2:.0f} |", flush=True)
 

@@ -250,8 +250,11 @@ class Stepwise(torch.nn.Module):
     def begin(self, mazes, learning=False):
         return Steps(self.network(mazes))
 
-    def along(self, episodes, plan):
-        return model.along(plan[0], episodes.cells)
+    def visited(self, episodes, plan):
+        return plan
+
+    def along(self, episodes, visited):
+        return model.along(visited[0], episodes.cells)
 
 
 class Steps:

@@ -281,6 +281,17 @@ def test_neighbours_are_the_cells_that_the_actions_lead_to(h, w):
             assert ahead[action, y, x_].tolist() == (x[y + dy, x_ + dx].tolist() if inside else [-1] * 3)
 
 
+@pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (11, 4), (1, 7)])
+def test_beside_is_the_cell_itself_and_its_neighbours(h, w):
+    x, y = (torch.randint(1, 1000, (h, w, 6), generator=seeded(seed)) for seed in (0, 1))
+    cells = torch.randint(h * w, (10, 6), generator=seeded(2))
+    found = maze.beside(cells, maze.padded(x, 1, -1), maze.padded(y.float(), 1, -1))
+    for each, near in zip((x, y), found, strict=True):
+        wanted = torch.cat([each[None], maze.neighbours(each, -1)]).flatten(1, 2).gather(1, cells.expand(5, -1, -1))
+        assert near.dtype == (torch.int64 if each is x else torch.float32)
+        assert torch.equal(near.long(), wanted)
+
+
 @pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (9, 2), (1, 6)])
 @pytest.mark.parametrize("radius", [1, 2, 5])
 def test_windows_are_those_cut_out_of_a_padded_maze(h, w, radius):
@@ -298,6 +309,7 @@ def test_windows_are_those_cut_out_of_a_padded_maze(h, w, radius):
 def test_move_table_is_the_slow_step(h, w):
     b = 8
     mazes, q = reference.random_mazes(b, h, w), torch.randn(4, h, w, b, generator=seeded())
+    q[3, 0], q[2, 0] = q[1, 0], q[0, 0]  # of equals, the first
     table, greedy = maze.move_table(mazes, q)
     best = q.argmax(0).flatten(0, 1)
     assert torch.equal(greedy, best)
@@ -319,6 +331,37 @@ def test_distances_are_those_of_scipy(h, w, share):
     assert share == 0 or (fast[~mazes.walls] == -1).any()
     for i, walls in enumerate(one_by_one(mazes.walls)):
         assert (fast[..., i].numpy() == reference.distances(walls, mazes.goal[i])).all()
+
+
+@pytest.mark.parametrize("h, w, b", [(16, 16, 70), (5, 19, 64), (1, 12, 1), (40, 3, 130)])
+def test_within_is_where_the_distance_is_at_least_1_and_at_most_that(h, w, b):
+    mazes = reference.random_mazes(b, h, w, share=0.3)
+    for most in (1, 2, 3, 15, 16, 17, 40, h * w):
+        near = maze.within(mazes.walls, mazes.goal, most)
+        for i, walls in enumerate(one_by_one(mazes.walls)):
+            distance = reference.distances(walls, mazes.goal[i])
+            assert (near[..., i].numpy() == ((distance >= 1) & (distance <= most))).all()
+
+
+@pytest.mark.parametrize("b", [1, 63, 64, 65, 200])
+def test_bits_are_the_lanes(b):
+    x = torch.rand(7, b, generator=seeded()) < 0.5
+    words = maze.to_bits(x)
+    assert words.shape == (7, -(-b // 64)) and words.dtype == torch.int64
+    assert torch.equal(maze.from_bits(words)[:, :b].bool(), x)
+    assert not maze.from_bits(words)[:, b:].any()
+
+
+def test_dice_are_even():
+    dice = maze.dice((300, 1001), seeded())
+    assert dice.shape == (300, 1001) and torch.equal(dice, dice.round())
+    for low, high in ((0, 4), (1, 4), (2, 4), (3, 4)):  # the four of a random number
+        part = dice.flatten()[low::high].double()
+        assert -2 ** 15 <= part.min() < -2 ** 15 + 10 and 2 ** 15 - 10 < part.max() < 2 ** 15
+        assert abs(part.mean() + 0.5) < 5 * 2 ** 16 / 12 ** 0.5 / len(part) ** 0.5
+        counts = torch.bincount((part + 2 ** 15).long() // 2 ** 10, minlength=64)
+        assert chisquare(counts.numpy()).pvalue > 1e-4
+    assert abs(torch.corrcoef(dice.flatten()[:300_000].view(-1, 4).t()) - torch.eye(4)).max() < 0.02
 
 
 @pytest.mark.parametrize("side", [41, 181])

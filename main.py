@@ -240,7 +240,7 @@ def rollout(network, mazes, steps, epsilon=None, generator=None):
         plan = network.plan(mazes)
         table, greedy = maze.move_table(mazes, network(mazes, plan))
         cells = maze.walk(table, mazes.start, choices)
-        choices = torch.where(choices == 4, greedy.gather(0, cells[:-1]), choices)
+        choices += (choices == 4) * (model.along(greedy, cells[:-1]).int() - 4)
     else:
         table, _ = maze.move_table(mazes, torch.zeros(1, device=mazes.goal.device).expand(4, *mazes.walls.shape))
         cells = maze.walk(table, mazes.start, choices, lambda cells: memory.see(cells).argmax(0))
@@ -254,8 +254,8 @@ def choose_actions(steps, mazes, epsilon, generator):
     shape = steps, len(mazes.goal)
     if epsilon is None:
         return torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
-    dice = torch.rand(shape, generator=generator, device=epsilon.device)
-    return (dice * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()  # under epsilon, each of 0..3 is as likely
+    scale = 4 / 2 ** 16 / epsilon.clamp(min=1e-30)  # under epsilon, each of 0..3 is as likely
+    return torch.addcmul(scale * (2 ** 15 + 0.5), maze.dice(shape, generator), scale).clamp_(max=4).int()
 
 
 def with_reward(mazes, cells, actions):

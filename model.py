@@ -87,24 +87,24 @@ class VIN(WholeMaze):
         in one sweep, so that a round is needed for each few turns of the way to the goal, not for each of its steps.
         """
         _, h, w, b = worth.shape
-        u = torch.zeros((h + 2) * (w + 2), b, device=worth.device)
-        u = u.scatter_(0, in_padded(goal, w, 1)[None], self.reward.expand(1, b)).view(h + 2, w + 2, b)
-        row, column = u[1:-1, 1:-1].unbind(0), u[1:-1, 1:-1].unbind(1)
-        up, down, left, right = worth[0].unbind(0), worth[1].unbind(0), worth[2].unbind(1), worth[3].unbind(1)
-        row_, column_ = torch.empty_like(row[0]), torch.empty_like(column[0])  # scratch
-        sweeps = [(row[y - 1], up[y], row_, row[y]) for y in range(1, h)]
-        sweeps += [(column[x - 1], left[x], column_, column[x]) for x in range(1, w)]
-        sweeps += [(row[y + 1], down[y], row_, row[y]) for y in reversed(range(h - 1))]
-        sweeps += [(column[x + 1], right[x], column_, column[x]) for x in reversed(range(w - 1))]
-        before = torch.empty_like(u)
-        for _ in range(h * w):
-            before.copy_(u)
-            for ahead, step, scratch, here in sweeps:
-                torch.mul(ahead, step, out=scratch)
-                torch.maximum(here, scratch, out=here)
-            if torch.equal(u, before):
-                break
-        return u
+        with torch.inference_mode():  # a call costs a fifth less
+            u = torch.zeros(h * w, b, device=worth.device).scatter_(0, goal[None], self.reward.expand(1, b)).view(h, w, b)
+            row, column = u.unbind(0), u.unbind(1)
+            up, down, left, right = worth[0].unbind(0), worth[1].unbind(0), worth[2].unbind(1), worth[3].unbind(1)
+            row_, column_ = torch.empty_like(row[0]), torch.empty_like(column[0])  # scratch
+            sweeps = [(row[y - 1], up[y], row_, row[y]) for y in range(1, h)]
+            sweeps += [(column[x - 1], left[x], column_, column[x]) for x in range(1, w)]
+            sweeps += [(row[y + 1], down[y], row_, row[y]) for y in reversed(range(h - 1))]
+            sweeps += [(column[x + 1], right[x], column_, column[x]) for x in reversed(range(w - 1))]
+            before = torch.empty_like(u)
+            for _ in range(h * w):
+                before.copy_(u)
+                for ahead, step, scratch, here in sweeps:
+                    torch.mul(ahead, step, out=scratch)
+                    torch.maximum(here, scratch, out=here)
+                if torch.equal(u, before):
+                    break
+        return padded(u, 1, 0.0)
 
     # The plan carries no gradient; the one backup on it does: it is what a semi-gradient TD step follows anyway.
 
@@ -115,17 +115,18 @@ class VIN(WholeMaze):
         return torch.lerp(u[1:-1, 1:-1], ahead(u), look_up(self.success(), window))
 
     def visited(self, episodes, plan):
-        """u in each visited cell and where each action leads (5, T + 1, B); whether it leads to the goal (4, T + 1, B); the window
-        in the cell (T + 1, B)."""
-        (u, window), mazes = plan, episodes.mazes
-        goal = torch.zeros_like(u, dtype=torch.bool).flatten(0, 1)
-        goal = goal.scatter_(0, in_padded(mazes.goal, window.shape[1], 1)[None], True).view(u.shape)
-        near, at_goal = beside(episodes.cells, u, goal)
-        return near, at_goal[1:], along(window, episodes.cells)
+        """u in each visited cell, and where each action leads unless that is the goal (5, T + 1, B); where it is, 1, else 0
+        (4, T + 1, B); the window in the cell (T + 1, B)."""
+        u, window = plan
+        goal = torch.zeros_like(u).flatten(0, 1)
+        goal = goal.scatter_(0, in_padded(episodes.mazes.goal, window.shape[1], 1)[None], 1.0).view(u.shape)
+        near, to_goal = beside(episodes.cells, u, goal)
+        near[1:].addcmul_(near[1:], to_goal[1:], value=-1)
+        return near, to_goal[1:], along(window, episodes.cells)
 
     def along(self, episodes, visited):  # far fewer cells than all; in the goal nothing is learned
         near, to_goal, window = visited
-        return torch.lerp(near[:1], torch.where(to_goal, self.reward, near[1:]), look_up(self.success(), window))
+        return torch.lerp(near[:1], torch.addcmul(near[1:], to_goal, self.reward), look_up(self.success(), window))
 
 
 def digits(base):
@@ -468,7 +469,7 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     # target[t] += slope[t] * target[t + 1] from the last t to the first, in log2(T) steps instead of T.
     step = 1
     while step < len(target):
-        target[:-step] += slope * target[step:]
+        target[:-step].add_(slope * target[step:])
         slope = slope[:-step] * slope[step:]
         step *= 2
     return target

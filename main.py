@@ -348,8 +348,10 @@ def evaluate(network, mazes, distance, chunk=1024):
         else:  # ... or in those on its way
             wrong, counts = network.along(episodes, network.visited(episodes, plan)) + episodes.potential - model.along(exact, episodes.cells), away
         wrong, counts = (wrong * counts).flatten(1, -2), counts.flatten(0, -2).sum(0) * 4
+        loops = torch.zeros_like(success)
+        loops[~success] = goes_round(episodes.cells[:, ~success])
         scores.append(dict(success=success, optimal=success & (walked == shortest),
-                           spl=success * shortest / torch.maximum(walked, shortest), loops=~success & goes_round(episodes.cells),
+                           spl=success * shortest / torch.maximum(walked, shortest), loops=loops,
                            q_error=wrong.abs().sum((0, 1)) / counts, q_bias=wrong.sum((0, 1)) / counts))
     return {name: torch.cat([part[name].float() for part in scores]) for name in scores[0]}
 

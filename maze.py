@@ -74,8 +74,8 @@ def carve(n, grid, generator, device="cpu"):
     step = torch.tensor(steps, device=device)[:, None]
 
     # The unvisited neighbours are four bits; with a throw of a twelve-sided die they pick the step. 0 means: climb back.
-    options = [[step for a, step in enumerate(steps) if free >> a & 1] or [0] for free in range(16)]
-    enter = torch.tensor([free[die % len(free)] for free in options for die in range(12)], device=device)
+    options = [[there for a, there in enumerate(steps) if free >> a & 1] or [0] for free in range(16)]
+    enter = torch.tensor([there[throw % len(there)] for there in options for throw in range(12)], device=device)
     climb = torch.where(enter != 0, n, -n)
     four = torch.cartesian_prod(*[torch.arange(12, dtype=torch.uint8, device=device)] * 4).view(torch.int32)[:, 0]
     die = torch.randint(12 ** 4, (moves // 2 * ((n + 1) // 2),), generator=generator, device=device)
@@ -289,17 +289,17 @@ def move_table(mazes, q):
     place = torch.arange(h * w, dtype=lane.dtype, device=q.device).view(h, w, 1) * line + lane
     is_open = ~neighbours(mazes.walls, True)
     table = torch.empty(h * w, line, dtype=lane.dtype, device=q.device)
-    action_of = table[:, :5 * b].unflatten(1, (5, b))
+    leads_to = table[:, :5 * b].unflatten(1, (5, b))
     for action, offset in enumerate((-w, w, -1, 1)):
-        torch.add(place, is_open[action], alpha=offset * line, out=action_of.unflatten(0, (h, w))[:, :, action])
+        torch.add(place, is_open[action], alpha=offset * line, out=leads_to.unflatten(0, (h, w))[:, :, action])
     greedy = best_action(q)
-    torch.gather(action_of[:, :4], 1, greedy.flatten(0, 1)[:, None].long(), out=action_of[:, 4:])
-    action_of[mazes.goal, :, lane.long()] = (mazes.goal * line + lane).to(lane.dtype)[:, None]
+    torch.gather(leads_to[:, :4], 1, greedy.flatten(0, 1)[:, None].long(), out=leads_to[:, 4:])
+    leads_to[mazes.goal, :, lane.long()] = (mazes.goal * line + lane).to(lane.dtype)[:, None]
     return table.view(-1), greedy
 
 
 def shift(b):
-    """The power of two of a line of a `move_table`, which holds 5 b entries: it takes a cell to its place and back."""
+    """Bits by which to shift a cell to its place in a `move_table`, and back, faster than to divide: room for its 5 b entries."""
     return (5 * b - 1).bit_length()
 
 
@@ -405,9 +405,8 @@ def shortest(mazes, distance):
 
 def optimal_q(mazes, distance, gamma):
     """Q*(s, a) = gamma ** d(s'), where s' is the cell that a leads to: (4, H, W, B). 0 where the goal can't be reached."""
-    ahead = neighbours(distance, -1)
-    ahead = torch.where(neighbours(mazes.walls, True), distance, ahead)
-    return torch.where(ahead < 0, 0.0, gamma ** ahead.float())
+    value = gamma ** distance.float() * (distance >= 0)
+    return torch.lerp(neighbours(value, 0.0), value, neighbours(mazes.walls, True).float())  # a wall leaves the agent where it is
 
 
 # ----------------------------------------------------------------------------------------------------------------------

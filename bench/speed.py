@@ -79,18 +79,19 @@ def stages(network, device):
     learner = copy.deepcopy(network)
     optimizer = model.Adam(learner.parameters(), 1e-9)
     rooms = ((main.GRID + 1) // 2) ** 2
+    wave, farthest = 5 * 3 / 8, main.MAX_START_DISTANCE  # five operations on bits, each with two inputs and an output
     # Bytes: each input read once and each output written once, for every pass that the algorithm can't do without.
     return {
         "generate": (timed(lambda: maze.make_mazes(b, main.GRID, generator, device)), b, 0, 0, b * (2 * rooms * 13 + cells)),
-        "draw": (timed(lambda: main.draw(cache, b, 1.0, generator)), b, 0, 1, b * cells * (5 + 2 * (4 + 4 * 3 * 8))),
-        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * 2 * (4 + 4 * 3 * 8)),
+        "draw": (timed(lambda: main.draw(cache, b, 1.0, generator)), b, 0, 1, b * cells * (7 + wave * farthest)),
+        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * (5 + wave * int(distance.max()))),
         "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
         "Q of all cells": (timed(torch.no_grad()(lambda: network(mazes, plan))), b, 0, 1, b * cells * 4 * 6),
         "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
         "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
         "read off": (timed(lambda: network.visited(episodes, plan)), b, b * t, 1, b * t * 4 * 13),
         "targets": (timed(lambda: model.td_error(along, along, episodes, main.GAMMA, main.LAMBDA, True)), b, b * t, 0, b * t * 4 * 10),
-        "update": (timed(lambda: main.update(learner, learner, optimizer, few, visited_by_few)), n, n * t, updates, n * (cells * 4 * 20 + t * 4 * 20)),
+        "update": (timed(lambda: main.update(learner, learner, optimizer, few, visited_by_few)), n, n * t, updates, n * t * 4 * 30),
         "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
     }
 

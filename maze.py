@@ -278,29 +278,21 @@ def in_padded(cells, w, radius):
 def move_table(mazes, q):
     """Where each action leads, for walking by look-up: (table, greedy).
 
-    table (H * W << shift(B),): entry (cell << shift(B)) + action * B + b is the place, (next_cell << shift(B)) + b, to which
-    the action leads in maze b; action 4 is the greedy one of q (4, H, W, B). A wall leaves the agent where it is, and from
-    the goal nothing leads away. greedy (H, W, B) uint8: the greedy action itself.
+    table (H * W * 5 * B,): entry (cell * 5 + action) * B + b is the cell to which the action leads in maze b; action 4 is
+    the greedy one of q (4, H, W, B). A wall leaves the agent where it is, and from the goal nothing leads away.
+    greedy (H, W, B) uint8: the greedy action itself.
     """
     h, w, b = mazes.walls.shape
-    line = 1 << shift(b)
-    small = h * w * line < 2 ** 31  # 32-bit indices are faster where they reach
-    lane = torch.arange(b, dtype=torch.int32 if small else torch.int64, device=q.device)
-    place = torch.arange(h * w, dtype=lane.dtype, device=q.device).view(h, w, 1) * line + lane
+    kind = torch.int32 if h * w * 5 * b < 2 ** 31 else torch.int64  # 32-bit indices are faster where they reach
+    cell = torch.arange(h * w, dtype=kind, device=q.device).view(h, w, 1)
     is_open = ~neighbours(mazes.walls, True)
-    table = torch.empty(h * w, line, dtype=lane.dtype, device=q.device)
-    leads_to = table[:, :5 * b].unflatten(1, (5, b))
+    table = torch.empty(h * w, 5, b, dtype=kind, device=q.device)
     for action, offset in enumerate((-w, w, -1, 1)):
-        torch.add(place, is_open[action], alpha=offset * line, out=leads_to.unflatten(0, (h, w))[:, :, action])
+        torch.add(cell, is_open[action], alpha=offset, out=table.view(h, w, 5, b)[:, :, action])
     greedy = best_action(q)
-    torch.gather(leads_to[:, :4], 1, greedy.flatten(0, 1)[:, None].long(), out=leads_to[:, 4:])
-    leads_to[mazes.goal, :, lane.long()] = (mazes.goal * line + lane).to(lane.dtype)[:, None]
+    torch.gather(table[:, :4], 1, greedy.flatten(0, 1)[:, None].long(), out=table[:, 4:])
+    table[mazes.goal, :, torch.arange(b, device=q.device)] = mazes.goal.to(kind)[:, None]
     return table.view(-1), greedy
-
-
-def shift(b):
-    """Bits by which to shift a cell to its place in a `move_table`, and back, faster than to divide: room for its 5 b entries."""
-    return (5 * b - 1).bit_length()
 
 
 def best_action(q):
@@ -317,16 +309,18 @@ def walk(table, start, choices, react=None):
     4's place in `choices`.
     """
     t, b = choices.shape
+    lane = torch.arange(b, dtype=table.dtype, device=table.device)
     with torch.inference_mode(react is None):
-        place = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
-        place[0] = (start << shift(b)) + torch.arange(b, device=table.device)
-        entry, places = torch.empty_like(place[0]), place.unbind()
-        for here, choice, there in zip(places, choices.unbind(), places[1:]):
+        cells = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
+        cells[0] = start
+        entry, cell, offset = torch.empty_like(lane), cells.unbind(), (choices * b + lane).unbind()
+        for step in range(t):
             if react:
-                choice.copy_(torch.where(choice == 4, react((here >> shift(b)).long()), choice))
-            torch.add(here, choice, alpha=b, out=entry)
-            torch.index_select(table, 0, entry, out=there)
-    return (place >> shift(b)).long()
+                choices[step] = torch.where(choices[step] == 4, react(cell[step].long()), choices[step])
+                torch.add(lane, choices[step], alpha=b, out=offset[step])
+            torch.add(offset[step], cell[step], alpha=5 * b, out=entry)
+            torch.index_select(table, 0, entry, out=cell[step + 1])
+    return cells.long()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

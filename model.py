@@ -45,19 +45,21 @@ class WholeMaze(nn.Module):
 class VIN(WholeMaze):
     """A value iteration network (Tamar et al. 2016), iterated to its fixed point.
 
-    A 3x3 convolution, ReLU and a 1x1 convolution on the walls give p(s, a), the probability that the move succeeds; a
-    move that fails leaves the agent in place. With a learned reward at the goal, the value of being in a cell is
+    A 3x3 convolution, ReLU and a 1x1 convolution on the walls, turned so that the move leads up, give p(s, a), the probability
+    that it succeeds; a move that fails leaves the agent in place. With a learned reward at the goal, the value of being in a cell is
         u(s) = max(reward(s), gamma * max_a Q(s, a)),   Q(s, a) = p(s, a) * u(s') + (1 - p(s, a)) * u(s).
-    All cells and all backups share the weights, so it runs on a maze of any size.
+    All cells, all backups and all four directions share the weights, so it runs on a maze of any size, and what is found out
+    about a move is found out about the same move in a maze that is turned.
     """
 
-    def __init__(self, grid, width, gamma, windows=None):
+    def __init__(self, grid, width, gamma, windows=None, turned=None):
         super().__init__()
         self.gamma = gamma
         # A window of nine cells, each wall or not, has only 512 forms: the layers run on these, and cells look theirs up.
-        self.register_buffer("windows", digits(2) if windows is None else windows, persistent=False)
+        self.register_buffer("windows", one_hot(2) if windows is None else windows, persistent=False)
+        self.register_buffer("turned", turns(2) if turned is None else turned, persistent=False)
         self.look = nn.Linear(self.windows.shape[1], width or 64)  # the 3x3 convolution, as a function of one cell's window
-        self.judge = nn.Linear(width or 64, 4)  # the 1x1 convolution
+        self.judge = nn.Linear(width or 64, 1)  # the 1x1 convolution
         nn.init.constant_(self.judge.bias, 2.0)  # moves mostly succeed, until found not to
         self.reward = nn.Parameter(torch.tensor(0.5))
 
@@ -67,7 +69,8 @@ class VIN(WholeMaze):
         Clipped to [0, 1], not squashed: only an exact 0 or 1 stays right over a thousand steps. The gradient passes the
         clip unhindered, so that a p which is certain and wrong can still be mended (straight-through estimator).
         """
-        p = self.judge(F.relu(self.look(self.windows))).t() / 6 + 0.5
+        up = self.judge(F.relu(self.look(self.windows))).flatten() / 6 + 0.5
+        p = up.index_select(0, self.turned.flatten()).view(self.turned.shape)
         return p.clamp(0, 1).detach() + (p - p.detach())
 
     def worth(self, p):
@@ -130,10 +133,20 @@ class VIN(WholeMaze):
 
 
 def digits(base):
-    """The numbers of nine digits to this base: (base ** 9, 9 (base - 1)). Digit i, the least first, is a 1 in place
-    9 (d - 1) + i if it is d > 0."""
-    digit = torch.arange(base ** 9)[:, None] // base ** torch.arange(9) % base
-    return torch.cat([digit == kind for kind in range(1, base)], 1).float()
+    """The numbers of nine digits to this base, the least first: (base ** 9, 9)."""
+    return torch.arange(base ** 9)[:, None] // base ** torch.arange(9) % base
+
+
+def one_hot(base):
+    """The same as 0 and 1: (base ** 9, 9 (base - 1)). Digit i is a 1 in place 9 (d - 1) + i if it is d > 0."""
+    return torch.cat([digits(base) == kind for kind in range(1, base)], 1).float()
+
+
+def turns(base):
+    """For each action, and each number of nine digits, cells of a 3x3 window: the number of the window, turned so that the action leads
+    up: (4, base ** 9)."""
+    turned = [torch.arange(9).view(3, 3).rot90(quarters).flatten() for quarters in (0, 2, -1, 1)]
+    return torch.stack([(digits(base)[:, cells] * base ** torch.arange(9)).sum(1) for cells in turned])
 
 
 def windows_seen(cells, states=2):
@@ -308,7 +321,9 @@ class Mapper(VIN):
 
     def __init__(self, width, gamma, radius):
         place = torch.eye(4).repeat_interleave(3 ** 9, 0)
-        super().__init__(None, width, gamma, torch.cat([digits(3).repeat(4, 1), place], 1))
+        turned = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 1, 3], [0, 2, 1, 3]])  # a quarter turn: rows become columns
+        turned = (turned[:, :, None] * 3 ** 9 + turns(3)[:, None]).flatten(1)
+        super().__init__(None, width, gamma, torch.cat([one_hot(3).repeat(4, 1), place], 1), turned)
         self.radius = radius
         with torch.no_grad():
             self.look.weight[:, 9:] = 0  # at first, what is unknown is held to be open

@@ -36,9 +36,9 @@ def test_fields_have_long_ways():
 def test_windows_are_judged_as_they_are():
     network = reference.make_exact(model.VIN(8, 64, 0.9).requires_grad_(False))
     assert perfect.judged_windows(network) == (0, 960)
-    network.judge.bias[0] = 100  # holds every move up to be free
+    network.judge.bias[0] = 100  # holds every move to be free
     wrong, of = perfect.judged_windows(network)
-    assert wrong == 112 and of == 960
+    assert wrong == 4 * 112 and of == 960
 
 
 def test_explorers_know_more_the_more_they_remember(capsys):

@@ -74,7 +74,7 @@ CURRICULUM_STEP = 0.05       # ... by this much
 CURRICULUM_SHARE = 0.5       # linear: share of the run after which the level is 1
 
 # The run
-NUM_EPISODES = 71_680        # single episodes in all, rounded up to whole batches
+NUM_EPISODES = 40_960        # single episodes in all, rounded up to whole batches
 BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own

@@ -51,7 +51,7 @@ def agent(device):
     """A network that has learned for a few batches: an untrained one plans differently."""
     with tempfile.TemporaryDirectory() as folder:
         constants = [f"{name}={getattr(main, name)}" for name in ("GRID", "MODEL", "WIDTH", "GAMMA")]
-        train(folder, "NUM_EPISODES=40960", *constants)
+        train(folder, *constants)
         return model.load_checkpoint(os.path.join(folder, "checkpoint.pt"), device)[0]
 
 

@@ -102,8 +102,8 @@ class VIN(WholeMaze):
             before = torch.empty_like(u)
             for _ in range(h * w):
                 before.copy_(u)
-                for ahead, step, scratch, here in sweeps:
-                    torch.mul(ahead, step, out=scratch)
+                for there, move, scratch, here in sweeps:
+                    torch.mul(there, move, out=scratch)
                     torch.maximum(here, scratch, out=here)
                 if torch.equal(u, before):
                     break
@@ -143,8 +143,8 @@ def one_hot(base):
 
 
 def turns(base):
-    """For each action, and each number of nine digits, cells of a 3x3 window: the number of the window, turned so that the action leads
-    up: (4, base ** 9)."""
+    """For each action and each 3x3 window, a number of nine digits, the number of the window when turned so that the action
+    leads up: (4, base ** 9)."""
     turned = [torch.arange(9).view(3, 3).rot90(quarters).flatten() for quarters in (0, 2, -1, 1)]
     return torch.stack([(digits(base)[:, cells] * base ** torch.arange(9)).sum(1) for cells in turned])
 

@@ -153,23 +153,20 @@ def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelt
 
 def conv_raw_success(network, cells):
     """A VIN's p for every cell and action before it is clipped, (4, H, W, B), as convolutions over the cells, which are
-    0 open, 1 wall or 2 unknown; outside is wall. A Mapper's p depends also on whether a row and a column are even. Each action
-    is looked at in a maze that is turned until it leads up."""
+    0 open, 1 wall or 2 unknown; outside is wall. A VIN looks at each action in a maze that is turned until it leads up. A Mapper
+    doesn't, and its p depends also on whether a row and a column are even."""
     kinds = network.look.weight.shape[1] // 9
-    place = 18 + 2 * (torch.arange(cells.shape[0])[:, None] % 2) + torch.arange(cells.shape[1]) % 2
     found = []
-    for quarters in (0, 2, 3, 1):
+    for action, quarters in enumerate((0, 2, 3, 1) if kinds == 1 else (0, 0, 0, 0)):
         turned = torch.rot90(torch.as_tensor(cells), quarters)
         rim = torch.nn.functional.pad(turned.long().permute(2, 0, 1), (1, 1, 1, 1), value=1)
         x = torch.stack([rim == kind for kind in range(1, kinds + 1)], 1).to(network.reward.dtype)
         x = torch.conv2d(x, network.look.weight[:, :9 * kinds].view(-1, kinds, 3, 3), network.look.bias)
         if kinds == 2:
-            where = torch.rot90(place, quarters)
-            if quarters % 2:  # what was an odd row is an odd column now
-                where = torch.tensor([18, 20, 19, 21])[where - 18]
-            x += network.look.weight[:, where]
+            for y, column in np.ndindex(cells.shape[:2]):
+                x[:, :, y, column] += network.look.weight[:, 18 + 2 * (y % 2) + column % 2]
         x = torch.conv2d(x.relu(), network.judge.weight[:, :, None, None], network.judge.bias)
-        found.append(torch.rot90(x[:, 0].permute(1, 2, 0), -quarters))
+        found.append(torch.rot90(x[:, 0 if kinds == 1 else action].permute(1, 2, 0), -quarters))
     return (torch.stack(found) / 6 + 0.5).detach()
 
 
@@ -227,9 +224,10 @@ def make_exact(network):
     """Sets a VIN's weights by hand, so that p is 1 where the way is open, else 0, and the reward 1."""
     for weights in network.parameters():
         weights.zero_()
-    network.look.weight[0, 1] = -1
-    network.look.bias[0] = 1
-    network.judge.weight[0, 0] = 100
+    for action, place in enumerate((1, 7, 3, 5)[:len(network.judge.bias)]):  # one direction, up, may stand for all
+        network.look.weight[action, place] = -1
+        network.look.bias[action] = 1
+        network.judge.weight[action, action] = 100
     network.judge.bias.fill_(-50)
     network.reward.fill_(1)
     return network

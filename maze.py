@@ -313,13 +313,13 @@ def walk(table, start, choices, react=None):
     with torch.inference_mode(react is None):
         cells = torch.empty(t + 1, b, dtype=table.dtype, device=table.device)
         cells[0] = start
-        entry, cell, offset = torch.empty_like(lane), cells.unbind(), (choices * b + lane).unbind()
-        for step in range(t):
+        entry, cell, offset = torch.empty_like(lane), cells.unbind(), torch.add(lane, choices, alpha=b).unbind()
+        for step, (here, there) in enumerate(zip(cell, cell[1:])):
             if react:
-                choices[step] = torch.where(choices[step] == 4, react(cell[step].long()), choices[step])
+                choices[step] = torch.where(choices[step] == 4, react(here.long()), choices[step])
                 torch.add(lane, choices[step], alpha=b, out=offset[step])
-            torch.add(offset[step], cell[step], alpha=5 * b, out=entry)
-            torch.index_select(table, 0, entry, out=cell[step + 1])
+            torch.add(offset[step], here, alpha=5 * b, out=entry)
+            torch.index_select(table, 0, entry, out=there)
     return cells.long()
 
 

@@ -27,32 +27,37 @@ import torch.nn.functional as F
 import maze
 import model
 from maze import UserError, replacing
+from support.checkpoint import load_checkpoint, save_checkpoint
+from support.replay import Replay
+from support.window import MEMORIES, build
 
 # The maze
 GRID = 16                    # cells on a side, 5..256; rooms sit at even coordinates, so an even GRID ends in a wall
 DIFFICULTY = 1.0             # share of walls kept, 0 (an empty hall) to 1 (exactly one path between any two cells)
-DIFFICULTY_MIN = 0.0         # each training maze draws its own share between the two, times the curriculum's level
+DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # each training maze draws its own share between the two, times the curriculum's level
 GOAL = "random"              # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100     # steps from the farthest start to the goal; over MAX_EP_LENGTH it can't be walked in time
 MAZE_CACHE_SIZE = 16_384     # different mazes to train on; a few can be learned by heart (see generalization_gap)
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
-# The agent
-MODEL = "vin"                # "vin", "cnn", "mlp" or "attention"; with VISION "mlp", or "vin" on a map
+# The agent. Where a constant names several values, MODEL picks its own, "mlp" stands for those not named;
+# an agent with a window picks "window", one that draws a map picks "map".
+MODEL = "mlp"                # "mlp", "cnn", "attention": a core that learns the backup; "vin": one that is told all of it but walls
 WIDTH = 0                    # units or channels of a hidden layer; 0: the model's own
+LOOKS = 0                    # how often each cell looks while the network thinks; 0: until no value changes; 1: just once
 VISION = 0                   # 0: sees the whole maze; r: only the (2r + 1)^2 cells around it, walls don't block the view
 COMPASS = True               # with VISION: it knows how far the goal is to the north or south and east or west
 MEMORY = "none"              # with VISION: "none"; "trail": of its visits; "gru": a recurrent state; "map": of all it has seen
 
 # Learning
-GAMMA = 0.98                 # discount a step; lower: far goals fade, higher: near and far paths are harder to tell apart
-LAMBDA = 0.9                 # 0: credit moves one cell a target sync; 1: along a whole greedy path at once
-LR = 0.01                    # Adam's step size at the start
+GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; low: no two ways look alike; a network that thinks sees as far with it
+LAMBDA = dict(mlp=0.0, window=0.9)  # 0: credit moves one cell a target sync; 1: along a whole greedy path at once
+LR = dict(mlp=0.01, window=0.002)  # Adam's step size at the start
 LR_DECAY = 0.5               # share of the run, at its end, over which the step size falls linearly to 0
-UPDATES = 10                 # gradient steps a batch of episodes, each on BSZ / UPDATES of them
-TARGET_SYNCS = 10            # times a batch that the target network is copied from the online one; UPDATES: it is the online one
-DOUBLE = True                # double DQN: the online network picks the next action, the target network (if it differs) values it
-HUBER = 0.003                # TD error at which the loss turns from squared to linear; small: small errors count, too
+UPDATES = dict(mlp=40, window=20)  # gradient steps a batch of episodes, each on BSZ / UPDATES of them
+TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is copied from the online one, and thinks anew
+DOUBLE = dict(mlp=False, window=True)  # double DQN: the online network picks the next action, the target network values it
+HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns from squared to linear; small: small errors count, too
 GRAD_CLIP = 1.0              # greatest norm of the gradient
 REPLAY = "off"               # "off": learn from the newest batch; "uniform": from any of the last REPLAY_SIZE episodes;
 REPLAY_SIZE = 16_384         # ... "prioritized": from those with great TD errors more often
@@ -60,8 +65,8 @@ PRIORITY_ALPHA = 0.6         # prioritized: 0: as uniform; 1: as often as the TD
 PRIORITY_BETA = 0.4          # prioritized: how far weights make up for that at the start; 1, at the end: wholly
 
 # Reward, beside the 1 for reaching the goal
-SHAPING = "none"             # potential-based: "manhattan": of the distance as the crow flies, "oracle": of the true one
-NOVELTY = 0.0                # for each cell that is new in this episode
+SHAPING = "none"             # with VISION and no map; potential-based: "manhattan": of the distance as the crow flies, "oracle": of the true one
+NOVELTY = 0.0                # the same; for each cell that is new in this episode
 
 # Exploration: episode i of a batch acts at random with probability EPSILON * (i / (BSZ - 1)) ** EPSILON_SHAPE
 EPSILON = 1.0                # of the most exploring episode, 0..1
@@ -69,12 +74,12 @@ EPSILON_SHAPE = 1.5          # 1: evenly spread from 0 to EPSILON; higher: more 
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances (to MAX_START_DISTANCE) together
 CURRICULUM = "adaptive"      # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = 0.9     # adaptive: success, in the least exploring quarter of a batch, that raises the level ...
-CURRICULUM_STEP = 0.05       # ... by this much
+CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: success, in the least exploring quarter of a batch, that raises the level ...
+CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # ... by this much
 CURRICULUM_SHARE = 0.5       # linear: share of the run after which the level is 1
 
 # The run
-NUM_EPISODES = 40_960        # single episodes in all, rounded up to whole batches
+NUM_EPISODES = dict(mlp=20_480, window=102_400)  # single episodes in all, rounded up to whole batches
 BSZ = 1024                   # episodes side by side
 MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
 SEED = 0                     # of training mazes, weights and exploration; held-out mazes have a seed of their own
@@ -90,7 +95,23 @@ RESUME = False               # go on with the run that OUT_DIR holds, with the s
 CHECKPOINT = ""              # the file that `solve` walks with; "": checkpoint.pt under OUT_DIR
 PROFILE = False              # run under cProfile: prints the 30 slowest calls, saves OUT_DIR/training_stats
 
-CONSTANTS = [name for name, value in list(globals().items()) if name.isupper() and isinstance(value, (bool, int, float, str))]
+CONSTANTS = [name for name, value in list(globals().items()) if name.isupper() and isinstance(value, (bool, int, float, str, dict))]
+BY_MODEL = {name: globals()[name] for name in CONSTANTS if isinstance(globals()[name], dict)}
+
+
+def set_by_model(before=None):
+    """Gives each constant in BY_MODEL the value for the agent that is now asked for, where it still has the one for `before`."""
+    for name, values in BY_MODEL.items():
+        if before is None or globals()[name] == values.get(before, values["mlp"]):
+            globals()[name] = values.get(agent(), values["mlp"])
+
+
+def agent():
+    """The kind of agent that MODEL, VISION and MEMORY ask for."""
+    return MODEL if not VISION else "map" if MEMORY == "map" else "window"
+
+
+set_by_model()
 HELD_OUT_SEED = 2 ** 32 - 1  # greater than any SEED
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun: this process, of how many
 
@@ -108,12 +129,12 @@ def train():
         generator = torch.Generator(device).manual_seed(SEED)
         cache, held_out, sample = load_mazes(device)
 
-        online = model.build(config()).to(device)
+        online = build(config()).to(device)
         target = copy.deepcopy(online)
         optimizer = model.Adam(online.parameters(), LR)
         replay = None
         if REPLAY != "off":
-            replay = model.Replay(REPLAY_SIZE, GRID, MAX_EP_LENGTH, PRIORITY_ALPHA * (REPLAY == "prioritized"), device)
+            replay = Replay(REPLAY_SIZE, GRID, MAX_EP_LENGTH, PRIORITY_ALPHA * (REPLAY == "prioritized"), device)
         order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]  # shuffled: each update gets all kinds
         epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
         calm = order <= BSZ // 4
@@ -122,15 +143,15 @@ def train():
         run = begin(online, optimizer, replay, sample, generator)
 
         for batch in range(run["batch"], batches):
-            # Act. A maze is planned once; each step of its episode is then a look-up in the plan.
+            # Act. The network thinks once about a maze; each step of the episode is then a look-up.
             mazes = draw(cache, len(order), run["level"], generator)
-            episodes, plan = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
+            episodes, thoughts = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
             away = episodes.cells != mazes.goal
             steps, arrived, tried = total(torch.stack([away[:-1].sum(), (~away[-1, calm]).sum(), calm.sum()])).tolist()
 
             # Learn.
             optimizer.lr = LR * min(1, (1 - batch / batches) / LR_DECAY) if LR_DECAY else LR
-            losses, grad_norms = learn(online, target, optimizer, replay, episodes, plan, batch / batches, generator)
+            losses, grad_norms = learn(online, target, optimizer, replay, episodes, thoughts, batch / batches, generator)
             stop_if_not_finite(losses, grad_norms, *online.parameters())
 
             # Evaluate.
@@ -149,29 +170,41 @@ def train():
             return report(online, run, exam(held_out), exam(known), device)
 
 
-def learn(online, target, optimizer, replay, episodes, plan, progress, generator):
+def learn(online, target, optimizer, replay, episodes, thoughts, progress, generator):
     """UPDATES gradient steps on these episodes, or on as many out of the replay memory: (losses, norms of the gradient).
 
-    progress: the share of the run done.
+    thoughts: what the online network thought when it walked. progress: the share of the run done.
     """
     n, weight, results = episodes.cells.shape[1], None, []
     if replay:
         replay.add(*episodes[:3])
         *remembered, index, weight = replay.sample(n, generator, PRIORITY_BETA + (1 - PRIORITY_BETA) * progress)
-        episodes = with_reward(*remembered)
-        plan = model.recall(online, episodes)
-    visited = online.visited(episodes, plan)
-    synced = [step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES for step in range(UPDATES)] + [True]
-    for step in range(UPDATES):
-        part = slice(step * n // UPDATES, (step + 1) * n // UPDATES)
-        if synced[step] and not synced[step + 1]:  # just synced, the target network is the online one; the next update needs a copy
-            target.load_state_dict(online.state_dict())
-        loss, grad_norm, error = update(online, online if synced[step] else target, optimizer, episodes.select(part),
-                                        [x[..., part] for x in visited], None if weight is None else weight[part])
-        if replay:
-            replay.learn(index[part], error)
-        results.append(torch.stack([loss, grad_norm]))
+        episodes, thoughts = with_reward(*remembered), None
+    syncs = [step for step in range(UPDATES) if step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES]
+    for sync, until in zip(syncs, syncs[1:] + [UPDATES]):
+        # The target network is a copy, and it thinks for itself: about the episodes of the updates until the next sync.
+        target.load_state_dict(online.state_dict())
+        lanes = slice(sync * n // UPDATES, until * n // UPDATES)
+        some = episodes.select(lanes)
+        seen = recall(target, some) if sync or thoughts is None else [x[..., lanes] for x in thoughts.along(episodes.cells)]
+        for step in range(sync, until):
+            part = slice(step * n // UPDATES - lanes.start, (step + 1) * n // UPDATES - lanes.start)
+            loss, grad_norm, error = update(online, target, optimizer, some.select(part), [x[..., part] for x in seen],
+                                            None if weight is None else weight[lanes][part])
+            if replay:
+                replay.learn(index[lanes][part], error)
+            results.append(torch.stack([loss, grad_norm]))
     return torch.stack(results, 1)
+
+
+def recall(network, episodes):
+    """What there was to see along these episodes, as this network thinks of them."""
+    if network.whole_maze:
+        return network.think(episodes.mazes).along(episodes.cells)
+    memory = network.begin(episodes.mazes, learning=True)
+    for cells in episodes.cells:
+        memory.see(cells)
+    return memory.along(episodes.cells)
 
 
 def load_mazes(device):
@@ -232,21 +265,20 @@ def next_level(level, progress, success):
 def rollout(network, mazes, steps, epsilon=None, generator=None):
     """Walks every maze for `steps` steps, greedily but for random actions with probability epsilon (B,).
 
-    Returns the episodes, and the plan from which the network can tell its Q along them.
+    Returns the episodes, and what the network thought: its `along(cells)` is what learning needs.
     """
     choices = choose_actions(steps, mazes, epsilon, generator)
-    memory = network.begin(mazes, learning=epsilon is not None)
-    if memory is None:  # the whole maze was seen: Q of all cells at once
-        plan = network.plan(mazes)
-        table, greedy = maze.move_table(mazes, network(mazes, plan))
+    if network.whole_maze:
+        thoughts = network.think(mazes)
+        table, greedy = maze.move_table(mazes, thoughts.q)
         cells = maze.walk(table, mazes.start, choices)
         choices += (choices == 4) * (model.along(greedy, cells[:-1]).int() - 4)
     else:
+        thoughts = network.begin(mazes, learning=epsilon is not None)
         table, _ = maze.move_table(mazes, torch.zeros(1, device=mazes.goal.device).expand(4, *mazes.walls.shape))
-        cells = maze.walk(table, mazes.start, choices, lambda cells: memory.see(cells).argmax(0))
-        memory.see(cells[-1])
-        plan = memory.plan()
-    return with_reward(mazes, cells, choices.long()), plan
+        cells = maze.walk(table, mazes.start, choices, lambda cells: thoughts.see(cells).argmax(0))
+        thoughts.see(cells[-1])
+    return with_reward(mazes, cells, choices.long()), thoughts
 
 
 def choose_actions(steps, mazes, epsilon, generator):
@@ -275,28 +307,19 @@ def potential(mazes):
     return torch.where(distance > 0, GAMMA ** (distance - 1.0), 0.0)
 
 
-def update(online, target, optimizer, episodes, visited, weight=None):
+def update(online, target, optimizer, episodes, seen, weight=None):
     """One gradient step on the TD errors of a few episodes, each weighted with weight (B,).
 
     Returns the loss, the norm of the gradient, and the TD errors (T, B), all on the device.
     """
-    loss, steps, error = td_loss(online, target, episodes, visited, weight)
-    loss = loss / total(steps)
+    error, counts = model.td_error(online, target, seen, episodes, GAMMA, LAMBDA, DOUBLE, 1 + NOVELTY * MAX_EP_LENGTH)
+    error = error * counts
+    loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)  # over HUBER: its slope is at most 1
+    loss = (loss if weight is None else loss * weight).sum() / total(counts.sum()).clamp(min=1)
     gradient = total(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(online.parameters()))]))
     grad_norm = gradient.norm()
     optimizer.step(gradient * (GRAD_CLIP / (grad_norm + 1e-6)).clamp(max=1))
-    return total(loss.detach()), grad_norm, error
-
-
-def td_loss(online, target, episodes, visited, weight=None):
-    """(the Huber loss of the TD errors over HUBER, so that its slope is at most 1, summed; over how many steps; the errors (T, B))."""
-    q = online.along(episodes, visited)
-    with torch.no_grad():  # a target network that was copied this very moment is the online one: one pass gives the Q of both
-        q_target = q if target is online else target.along(episodes, visited)
-    error, alive = model.td_error(q, q_target, episodes, GAMMA, LAMBDA, DOUBLE, 1 + NOVELTY * MAX_EP_LENGTH)
-    error = error * alive
-    loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
-    return (loss if weight is None else loss * weight).sum(), alive.sum(), error.detach()
+    return total(loss.detach()), grad_norm, error.detach()
 
 
 def total(x):
@@ -339,14 +362,14 @@ def evaluate(network, mazes, distance, chunk=1024):
     scores = []
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i:i + chunk]
-        episodes, plan = rollout(network, part, MAX_EP_LENGTH)
+        episodes, thoughts = rollout(network, part, MAX_EP_LENGTH)
         away = episodes.cells != part.goal
         walked, shortest, success = away[:-1].sum(0), maze.shortest(part, d), ~away[-1]
         exact = maze.optimal_q(part, d, GAMMA)
-        if network.begin(part) is None:  # Q is compared in all open cells but the goal, where nothing is left to choose ...
-            wrong, counts = unshaped_q(network, part, plan) - exact, ~part.walls & (d != 0)
+        if network.whole_maze:  # Q is compared in all open cells but the goal, where nothing is left to choose ...
+            wrong, counts = thoughts.q_values() - exact, ~part.walls & (d != 0)
         else:  # ... or in those on its way
-            wrong, counts = network.along(episodes, network.visited(episodes, plan)) + episodes.potential - model.along(exact, episodes.cells), away
+            wrong, counts = q_along(network, episodes, thoughts) - model.along(exact, episodes.cells), away
         wrong, counts = (wrong * counts).flatten(1, -2), counts.flatten(0, -2).sum(0) * 4
         loops = torch.zeros_like(success)
         loops[~success] = goes_round(episodes.cells[:, ~success])
@@ -356,10 +379,32 @@ def evaluate(network, mazes, distance, chunk=1024):
     return {name: torch.cat([part[name].float() for part in scores]) for name in scores[0]}
 
 
-def unshaped_q(network, mazes, plan):
-    """Q of all cells as it is without the potential that SHAPING took from it: (4, H, W, B)."""
-    q, phi = network(mazes, plan), potential(mazes)
-    return q if phi is None else q + phi
+def q_along(network, episodes, thoughts):
+    """Q in the visited cells (4, T + 1, B), as it is without the potential that SHAPING took from it."""
+    q, log_m = network.q(thoughts.along(episodes.cells))
+    return q * log_m.exp() + episodes.potential
+
+
+@torch.no_grad()
+def backup_error(thinker, mazes, distance):
+    """How wrong one look of the core is where all that it sees is exact: (mean, worst) of |q - exact| / exact.
+
+    mazes: random walls, so that the patch takes all forms. exact: gamma * V*(s') in units of m, for each action in each
+    cell from which the goal can be reached.
+    """
+    thoughts, (h, w, b), r = model.Thoughts(thinker, mazes.walls, mazes.goal), mazes.walls.shape, thinker.core.radius
+    exact = torch.where(distance < 0, model.NO_VALUE, model.EIGHTHS * (1 - distance))
+    thoughts.n.view(h + 2 * r, w + 2 * r, b)[r:r + h, r:r + w] = exact.masked_fill(mazes.walls, model.NO_CELL)
+    cells, errors = (distance > 0).flatten(0, 1).nonzero(), []
+    for cell, lane in (part.t() for part in cells.split(1 << 16)):
+        at = maze.in_padded(cell, w, r) * b + lane
+        q, m = thinker.look(thoughts.patches(at))
+        n = thoughts.n[at + thoughts.patch[thinker.reach[1:]]]
+        n = torch.where(n == model.NO_CELL, thoughts.n[at], n) - model.EIGHTHS
+        wanted = ((n - m) * thinker.log_unit).exp().t()
+        errors.append((q - wanted).abs() / wanted)
+    errors = torch.cat(errors)
+    return errors.mean().item(), errors.max().item()
 
 
 def goes_round(cells):
@@ -391,17 +436,8 @@ def tell_budget(network, replay, cache, batches):
     """What the run will take, before it begins."""
     if RANK:
         return
-    device = cache.device
-    mazes = draw(cache, BSZ, 1.0, torch.Generator(device).manual_seed(0))
-    memory = network.begin(mazes)
-    with torch.no_grad(), torch.autograd.profiler.profile(with_flops=True) as counter:
-        network(mazes) if memory is None else memory.see(mazes.start)
-    flops = sum(event.flops or 0 for event in counter.function_events) // BSZ
-    # An episode takes a pass to act and three to learn (a backward pass counts twice); with a window, one and three a step.
-    passes = 4 * (1 if memory is None else MAX_EP_LENGTH)
     stored = sum(x.numel() * x.element_size() for x in vars(replay).values() if isinstance(x, torch.Tensor)) if replay else 0
-    print(f"{MODEL} with {parameters(network):,} parameters, {batches * BSZ:,} episodes on {device}; a forward pass: {flops:,} "
-          f"FLOPs a maze{'' if memory is None else ' and step'}; the run: {flops * passes * batches * BSZ:.1e} FLOPs; "
+    print(f"{MODEL} with {parameters(network):,} parameters, {batches * BSZ:,} episodes on {cache.device}; "
           f"cache {cache.numel() / 1e6:.1f} MB, replay {stored / 1e6:.1f} MB", flush=True)
 
 
@@ -431,7 +467,12 @@ def report(network, run, held_out, cached, device):
         episodes=last["episodes"], env_steps=last["env_steps"], updates=last["updates"], seconds=None,
         seconds_to_99=next((row["seconds"] for row in history if row["success"] >= 0.99), None),
         params=parameters(network), device=str(device), seed=SEED, torch=torch.__version__,
+        backup_error=None, backup_error_worst=None,
         by_distance=by_distance(scores, maze.shortest(mazes, distance)), config=config())
+    if agent() != "window":
+        thinker = network if network.whole_maze else network.thinker
+        fields = maze.random_walls(2000, 16, torch.Generator(device).manual_seed(HELD_OUT_SEED))
+        summary["backup_error"], summary["backup_error_worst"] = backup_error(thinker, fields, maze.distances(fields.walls, fields.goal))
     early = copy.deepcopy(network)
     early.load_state_dict(run["early"])
     failures_first = mazes.select(scores["success"].argsort(stable=True)[:6])
@@ -443,6 +484,9 @@ def report(network, run, held_out, cached, device):
         json.dump(summary, file, indent=1)
     print(f"on {summary['eval_mazes']:,} mazes it has never seen: success {mean['success']:.4f}, optimal {mean['optimal']:.4f}, "
           f"spl {mean['spl']:.4f}, q_error {mean['q_error']:.1e}")
+    if agent() != "window":
+        print(f"one look of the core, against the exact backup: wrong by {summary['backup_error']:.1%} on average, "
+              f"{summary['backup_error_worst']:.0%} at worst")
     print(f"{summary['seconds']:.1f} s in all; see {PLOT_FILE} and {OUT_DIR}/: rollouts.png, agent.gif, "
           "checkpoint.pt, metrics.csv, summary.json")
     return summary
@@ -509,13 +553,13 @@ def show_walks(network, mazes):
     walks; below, the exact values."""
     plt = pyplot()
     (h, w, n), distance = mazes.walls.shape, maze.distances(mazes.walls, mazes.goal)
-    episodes, plan = rollout(network, mazes, MAX_EP_LENGTH)
+    episodes, thoughts = rollout(network, mazes, MAX_EP_LENGTH)
     exact = maze.optimal_q(mazes, distance, GAMMA)
-    if network.begin(mazes) is None:
-        q = unshaped_q(network, mazes, plan)
+    if network.whole_maze:
+        q = thoughts.q_values()
     else:  # it has no opinion of cells where it has not been
         q = torch.full_like(exact, float("nan")).flatten(1, 2)
-        q = q.scatter(1, episodes.cells.expand(4, -1, -1), network.along(episodes, plan) + episodes.potential).view_as(exact)
+        q = q.scatter(1, episodes.cells.expand(4, -1, -1), q_along(network, episodes, thoughts)).view_as(exact)
     board = torch.full((2, h + 2, n, w + 2), -1.0)  # all mazes in one image: a single axis draws fast
     for row, values in enumerate((q, exact)):
         board[row, 1:-1, :, 1:-1] = values.amax(0).masked_fill(mazes.walls, -1.0).permute(0, 2, 1).cpu()
@@ -580,7 +624,7 @@ def keep(run, network, optimizer, replay, generator):
     """Saves all that `resume` needs to go on as if nothing had happened, and the metrics up to here."""
     progress = dict(run, seconds=time.perf_counter() - started, optimizer=optimizer.state(), generator=generator.get_state(),
                     replay=replay.state() if replay else None)
-    model.save_checkpoint(in_out_dir("checkpoint.pt"), network, config(), **progress)
+    save_checkpoint(in_out_dir("checkpoint.pt"), network, config(), **progress)
     with replacing(in_out_dir("metrics.csv")) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, run["history"][0])
         writer.writeheader()
@@ -591,7 +635,7 @@ def resume(network, optimizer, replay, generator):
     """Takes a run up where its checkpoint left it; returns its progress."""
     global started
     path = in_out_dir("checkpoint.pt")
-    saved, settings, progress = model.load_checkpoint(path, next(network.parameters()).device)
+    saved, settings, progress = load_checkpoint(path, next(network.parameters()).device)
     free = ("RESUME", "OUT_DIR", "PLOT_FILE", "PLOT_EVERY", "DEVICE", "THREADS", "CHECKPOINT", "PROFILE", "NUM_EPISODES", "EVAL_MAZES")
     for name, value in config().items():
         if name not in free and settings.get(name) != value:
@@ -678,12 +722,7 @@ def solve(path):
     """Walks each maze of a text file with the agent of CHECKPOINT, and prints the walks."""
     device = pick_device()
     texts = maze.read_mazes(path)
-    network, settings, _ = model.load_checkpoint(CHECKPOINT or in_out_dir("checkpoint.pt"), device)
-    if settings["MODEL"] == "mlp" and not settings["VISION"]:
-        for number, text in enumerate(texts, 1):
-            if text.walls.shape != (settings["GRID"], settings["GRID"]):
-                raise UserError("maze {} is {}x{}, but MODEL=mlp trained at GRID={} walks only mazes of that size: train one at "
-                                "the size, or a MODEL=vin".format(number, *text.walls.shape, settings["GRID"]))
+    network, settings, _ = load_checkpoint(CHECKPOINT or in_out_dir("checkpoint.pt"), device)
     walks = {}
     for shape in sorted({text.walls.shape for text in texts}):  # mazes of one size are walked side by side
         numbers = [number for number, text in enumerate(texts) if text.walls.shape == shape]
@@ -719,7 +758,8 @@ def config():
 
 
 def override(arguments):
-    """Sets constants from KEY=VALUE arguments; each keeps its type."""
+    """Sets constants from KEY=VALUE arguments; each keeps its type. Those in BY_MODEL that are not given follow MODEL."""
+    before, given = agent(), {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not argument.isprintable():
@@ -740,7 +780,10 @@ def override(arguments):
         except (ValueError, KeyError, OverflowError):
             wanted = {bool: "True or False", int: "a whole number", float: "a number"}[kind]
             raise UserError(f"{name}={text} is not {wanted}: the default is {globals()[name]}") from None
-        globals()[name] = value
+        given[name] = value
+    globals().update(given)
+    set_by_model(before)
+    globals().update(given)
 
 
 def check():
@@ -761,6 +804,7 @@ def check():
     for name in ("MAX_START_DISTANCE", "MAZE_CACHE_SIZE", "UPDATES", "TARGET_SYNCS", "REPLAY_SIZE", "NUM_EPISODES", "BSZ",
                  "MAX_EP_LENGTH", "EVAL_MAZES", "EVAL_SAMPLE", "EVAL_EVERY"):
         must(name, 1 <= globals()[name] < 2 ** 31, "a whole number over 0 and under 2^31")
+    must("LOOKS", 0 <= LOOKS < 2 ** 31, "0 or a number of looks")
     must("WIDTH", 0 <= WIDTH < 2 ** 31, "0 or a number of units")
     must("VISION", 0 <= VISION < GRID, f"from 0 to {GRID - 1}")
     must("NOVELTY", 0 <= NOVELTY < float("inf"), "0 or more")
@@ -772,16 +816,19 @@ def check():
     must("SEED", 0 <= SEED < HELD_OUT_SEED, "a whole number from 0 to 4294967294")
     must("PLOT_FILE", os.path.basename(PLOT_FILE) and not os.path.isdir(PLOT_FILE) and os.path.isdir(os.path.dirname(PLOT_FILE) or "."),
          "a file in a folder that exists")
-    for name, choices in (("GOAL", ("random", "corner")), ("MODEL", tuple(model.MODELS)), ("REPLAY", ("off", "uniform", "prioritized")),
-                          ("MEMORY", model.MEMORIES), ("SHAPING", ("none", "manhattan", "oracle")),
+    for name, choices in (("GOAL", ("random", "corner")), ("MODEL", tuple(model.CORES)), ("REPLAY", ("off", "uniform", "prioritized")),
+                          ("MEMORY", MEMORIES), ("SHAPING", ("none", "manhattan", "oracle")),
                           ("CURRICULUM", ("adaptive", "linear", "off"))):
         must(name, globals()[name] in choices, " or ".join(choices))
     for wrong, message in (
             (not VISION and MEMORY != "none", f"MEMORY={MEMORY} needs VISION: without it the agent sees the whole maze; choose VISION=2, or MEMORY=none"),
             (not VISION and not COMPASS, "COMPASS=False needs VISION: without it the agent sees the goal itself; choose VISION=2, or COMPASS=True"),
-            (VISION and MEMORY == "map" and MODEL != "vin", f"MEMORY=map plans with MODEL=vin, not {MODEL}: choose MODEL=vin"),
-            (VISION and MEMORY == "map" and not COMPASS, "MEMORY=map needs COMPASS=True, to plan to where the goal is"),
-            (VISION and MEMORY != "map" and MODEL != "mlp", f"VISION={VISION} with MODEL={MODEL} makes no sense: choose MODEL=mlp, or MODEL=vin with MEMORY=map")):
+            (VISION and MEMORY == "map" and not COMPASS, "MEMORY=map needs COMPASS=True, to think from where the goal is"),
+            (VISION and MEMORY != "map" and MODEL != "mlp", f"VISION={VISION} with MODEL={MODEL} makes no sense: choose MODEL=mlp, or MEMORY=map"),
+            (agent() != "window" and SHAPING != "none", f"SHAPING={SHAPING} does nothing for a network that thinks: a potential in the reward only "
+             "moves the Q that it starts from (Wiewiora 2003), and its values start from the goal; choose SHAPING=none, or VISION=2"),
+            (agent() != "window" and NOVELTY, f"NOVELTY={NOVELTY} pays for where an agent has been, which a network that thinks does not see: "
+             "choose NOVELTY=0, or VISION=2 with MEMORY=trail")):
         if wrong:
             raise UserError(message)
 

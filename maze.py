@@ -207,6 +207,16 @@ def draw(packed, grid, difficulty, max_start_distance, goal, generator):
     return Mazes(walls, goal, choose(within(walls, goal, max_start_distance), generator))
 
 
+def random_walls(n, grid, generator, most=0.7):
+    """n `Mazes` of random walls, their share from 0 to `most`: all that a patch can be. The start is the goal."""
+    device = generator.device
+    share = most * torch.rand(n, generator=generator, device=device)
+    walls = torch.rand(grid, grid, n, generator=generator, device=device) < share
+    walls[0, 0] = False  # each has an open cell
+    goal = choose(~walls, generator)
+    return Mazes(walls, goal, goal)
+
+
 def dice(shape, generator):
     """Random integers from -2 ** 15 to 2 ** 15 - 1, as float32, which compares faster. Four for the price of one random number."""
     n, device = math.prod(shape), generator.device
@@ -250,20 +260,6 @@ def around(cells, w, radius):
     width is w: ((2 radius + 1)^2, ...)."""
     reach = torch.arange(-radius, radius + 1, device=cells.device)
     return in_padded(cells, w, radius) + (reach[:, None] * (w + 2 * radius) + reach).view(-1, *[1] * cells.dim())
-
-
-def beside(cells, *rims):
-    """What is in each of `cells` (N, B), and where up, down, left and right of it lead. Each rim (H + 2, W + 2, B), `padded`
-    by 1, gives one (5, N, B)."""
-    h, w, b = rims[0].shape
-    inner = torch.arange(h * w, device=cells.device).view(h, w)[1:-1, 1:-1].flatten()  # a look-up, faster than to divide
-    index = inner.index_select(0, cells.flatten()).view(cells.shape) * b + torch.arange(-w * b, b - w * b, device=cells.device)
-    index = index.flatten()  # in what begins with the row above, all five are at this index
-    near = [rim.new_empty(5, *cells.shape) for rim in rims]
-    for rim, found in zip(rims, near):
-        for there, step in zip(found.flatten(1), (w, 0, 2 * w, w - 1, w + 1)):
-            torch.index_select(rim.view(-1)[step * b:], 0, index, out=there)
-    return near
 
 
 def in_padded(cells, w, radius):

@@ -52,9 +52,9 @@ MEMORY = "none"              # with VISION: "none"; "trail": of its visits; "gru
 # Learning
 GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; low: no two ways look alike; a network that thinks sees as far with it
 LAMBDA = dict(mlp=0.0, window=0.9)  # 0: credit moves one cell a target sync; 1: along a whole greedy path at once
-LR = dict(mlp=0.01, window=0.002)  # Adam's step size at the start
+LR = dict(mlp=0.01, cnn=0.005, attention=0.005, window=0.002)  # Adam's step size at the start
 LR_DECAY = 0.5               # share of the run, at its end, over which the step size falls linearly to 0
-UPDATES = dict(mlp=40, window=20)  # gradient steps a batch of episodes, each on BSZ / UPDATES of them
+UPDATES = dict(mlp=40, cnn=80, attention=80, window=20)  # gradient steps a batch of episodes, each on BSZ / UPDATES of them
 TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is copied from the online one, and thinks anew
 DOUBLE = dict(mlp=False, window=True)  # double DQN: the online network picks the next action, the target network values it
 HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns from squared to linear; small: small errors count, too
@@ -357,12 +357,12 @@ def exam(packed):
 
 
 @torch.no_grad()
-def evaluate(network, mazes, distance, chunk=1024):
+def evaluate(network, mazes, distance, chunk=1024, steps=None):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,). distance (H, W, B) is the exact one."""
     scores = []
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i:i + chunk]
-        episodes, thoughts = rollout(network, part, MAX_EP_LENGTH)
+        episodes, thoughts = rollout(network, part, steps or MAX_EP_LENGTH)
         away = episodes.cells != part.goal
         walked, shortest, success = away[:-1].sum(0), maze.shortest(part, d), ~away[-1]
         exact = maze.optimal_q(part, d, GAMMA)
@@ -393,17 +393,17 @@ def backup_error(thinker, mazes, distance):
     cell from which the goal can be reached.
     """
     thoughts, (h, w, b), r = model.Thoughts(thinker, mazes.walls, mazes.goal), mazes.walls.shape, thinker.core.radius
-    exact = torch.where(distance < 0, model.NO_VALUE, model.EIGHTHS * (1 - distance))
+    exact = torch.where(distance < 0, model.NO_VALUE, model.GRAIN * (1 - distance))
     thoughts.n.view(h + 2 * r, w + 2 * r, b)[r:r + h, r:r + w] = exact.masked_fill(mazes.walls, model.NO_CELL)
     cells, errors = (distance > 0).flatten(0, 1).nonzero(), []
     for cell, lane in (part.t() for part in cells.split(1 << 16)):
         at = maze.in_padded(cell, w, r) * b + lane
         q, m = thinker.look(thoughts.patches(at))
-        n = thoughts.n[at + thoughts.patch[thinker.reach[1:]]]
-        n = torch.where(n == model.NO_CELL, thoughts.n[at], n) - model.EIGHTHS
-        wanted = ((n - m) * thinker.log_unit).exp().t()
+        n = thoughts.n[at + thoughts.patch[thinker.beside]]
+        n = torch.where(n == model.NO_CELL, thoughts.n[at], n) - model.GRAIN
+        wanted = ((n - m) * thinker.log_unit).exp()
         errors.append((q - wanted).abs() / wanted)
-    errors = torch.cat(errors)
+    errors = torch.cat(errors, 1)
     return errors.mean().item(), errors.max().item()
 
 

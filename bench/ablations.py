@@ -1,92 +1,358 @@
 """What matters? One thing at a time is turned away from the default run.
 
-    python bench/ablations.py [SEEDS=3] [KEY=VALUE ...]      KEY=VALUE: constants of main.py for all runs, as NUM_EPISODES=25600
+    python bench/ablations.py [SEEDS=3] [TABLE=name ...] [KEY=VALUE ...]
 
-Each row: SEEDS runs of `main.train` on the same budget of episodes, that of the default in the first table and 25,600 in the second;
-median (worst) success on 2,000 held-out mazes at the end; medians of q_error, of the gap (success in training mazes less
-that in held-out ones), of the episodes and seconds after which held-out success was, for the first time, 99% (- where it
-never was), and of the seconds in all. The second table asks the CNN, attention and the MLP, on mazes small enough to tell
-the turns apart in this time (GRID=8).
+KEY=VALUE: constants of main.py for all runs. TABLE: "built-in", "constants", "vin", "once", "map"; all
+but "map" if none is named. Each row: SEEDS runs of `main.train`, then 2,000 held-out mazes, and 500
+mazes of 31x31 cells with loops (half of the walls kept), which are larger than those of training.
+
+success and optimal: median (worst seed) on the held-out mazes; loops: share of the mazes with loops
+walked by a shortest path, median (worst); backup error: mean and worst of |q - exact| / exact, as
+`main.backup_error` (medians over the seeds); to 99%: episodes until held-out success was 99% for the
+first time, median, - if any seed never came there; loss: greatest of the run over that of its end.
 """
 import contextlib
 import io
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
 
+import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
+import maze
 import model
+from maze import Mazes
 
-TURNS = ["", "CURRICULUM=off", "CURRICULUM=linear", "LAMBDA=0", "LAMBDA=0.5", "LAMBDA=1", "REPLAY=uniform", "REPLAY=prioritized",
-         "SHAPING=manhattan", "SHAPING=oracle", "NOVELTY=0.01", "TARGET_SYNCS=1", "TARGET_SYNCS=1 DOUBLE=False",
-         "UPDATES=100 TARGET_SYNCS=10", "UPDATES=100 TARGET_SYNCS=100", "BSZ=256", "BSZ=4096", "GRAD_CLIP=1e9", "HUBER=1",
-         "GAMMA=0.9", "GAMMA=0.99", "EPSILON_SHAPE=1", "LR=0.001", "MAZE_CACHE_SIZE=64"]
-SMALL = ("GRID=8 MAX_START_DISTANCE=30 MAX_EP_LENGTH=40 DIFFICULTY_MIN=1 CURRICULUM_SUCCESS=0.7 LR=0.003 HUBER=0.1 GAMMA=0.9 UPDATES=20 "
-         "TARGET_SYNCS=4 NUM_EPISODES=25600")
-SMALL_TURNS = ["MODEL=cnn", "MODEL=pooled", "MODEL=cnn LAMBDA=0", "MODEL=cnn LAMBDA=1", "MODEL=cnn CURRICULUM=off", "MODEL=cnn CURRICULUM=linear",
-               "MODEL=cnn REPLAY=uniform", "MODEL=cnn REPLAY=prioritized", "MODEL=cnn SHAPING=manhattan", "MODEL=cnn SHAPING=oracle",
-               "MODEL=cnn NOVELTY=0.01", "MODEL=cnn DOUBLE=False", "MODEL=cnn TARGET_SYNCS=1", "MODEL=cnn TARGET_SYNCS=20", "MODEL=cnn MAZE_CACHE_SIZE=64",
-               "MODEL=attention HUBER=1", "MODEL=mlp LR=0.0003 HUBER=1", "MODEL=mlp LR=0.0003 HUBER=1 MAZE_CACHE_SIZE=64"]
+# --------------------------------------------------------------------------------------------------
+# What is built in, taken away
 
 
-class Pooled(model.CNN):
-    """The CNN with its dilated layers at half the resolution: 2x2 max pooling before them, nearest upsampling after."""
+class AbsoluteValues(model.Thinker):
+    """Sees values as they are, not in units of the greatest within reach."""
 
-    def forward(self, mazes, plan=None):
-        x = F.relu(self.enter(model.planes(mazes)))
-        whole, x = x, F.max_pool2d(x, 2, ceil_mode=True)
+    def look(self, patch):
+        worth = patch[:self.patch_size]
+        m = worth[self.reach].amax(0)
+        value = (worth * self.log_unit).clamp(-30, model.GRAIN * self.log_unit).exp()
+        planes = torch.stack([(worth == model.NO_CELL).to(value.dtype), value])
+        side = 2 * self.core.radius + 1
+        return self.core(planes.unflatten(1, (side, side))), torch.where(m > model.NO_VALUE, 0, m)
+
+
+class UnitOfPatch(model.Thinker):
+    """The unit is the greatest value of all the patch, whether a step leads there or not."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reach = list(range(self.patch_size))
+
+
+class ValuesInWalls(model.Thinker):
+    """Walls think, too, and hold values; the core sees only that they are walls."""
+
+    def think(self, mazes):
+        return WallThoughts(self, mazes.walls, mazes.goal).settle()
+
+    def look(self, patch):
+        worth, kind = patch[:self.patch_size], patch[self.patch_size:]
+        m = worth[self.reach].amax(0)
+        most = self.core.radius * model.GRAIN * self.log_unit
+        value = ((worth - m) * self.log_unit).clamp(-30, most).exp()
+        side = 2 * self.core.radius + 1
+        planes = torch.stack([(kind == model.WALL).to(value.dtype), value])
+        return self.core(planes.unflatten(1, (side, side))), m
+
+
+class WallThoughts(model.Thoughts):
+    def __init__(self, thinker, kind, goal):
+        super().__init__(thinker, kind, goal)
+        inside = maze.padded(torch.ones_like(kind, dtype=torch.bool), thinker.core.radius, False)
+        self.n[inside.flatten() & (self.n == model.NO_CELL)] = model.NO_VALUE
+        self.inside = inside.flatten()
+
+    def settle(self):
+        kind, self.kind = self.kind, torch.where(self.inside, model.OPEN, model.WALL)  # all may think
+        self.seen_kind = kind
+        return super().settle()
+
+    def patches(self, at):
+        index = self.patch.view(-1, *[1] * at.dim()) + at
+        return torch.cat([self.n[index], self.seen_kind[index]])
+
+
+def allowing(change, restore=None):
+    """A context manager that makes a change to model.py for the time of a run."""
+    @contextlib.contextmanager
+    def turned():
+        undo = change()
+        try:
+            yield
+        finally:
+            undo()
+    return turned
+
+
+def setting(owner, **values):
+    def change():
+        before = {name: getattr(owner, name) for name in values}
+        for name, value in values.items():
+            setattr(owner, name, value)
+        return lambda: [setattr(owner, name, value) for name, value in before.items()]
+    return allowing(change)
+
+
+def thinker(kind):
+    """Networks of this class in place of `model.Thinker`."""
+    def build(settings):
+        return kind(settings["MODEL"], settings["WIDTH"], settings["GAMMA"], settings["LOOKS"])
+    return setting(main, build=build)
+
+
+def look_that(clip=1.0, falls=False):
+    """`Thoughts.look` with another greatest q, or with values that may fall."""
+    def look(self, at):
+        q, m = self.thinker.look(self.patches(at))
+        best = q.amax(0).clamp(model.LEAST_Q, clip)
+        n = m + (best.log() / self.thinker.log_unit).round().int()
+        n = n.masked_fill((best <= model.LEAST_Q) | (m == model.NO_VALUE), model.NO_VALUE)
+        changed = (n != self.n[at]) if falls else (n > self.n[at])
+        risen = at.masked_select(changed)
+        self.n[risen] = n.masked_select(changed).clamp(max=2 ** 24)
+        return q, risen
+    return setting(model.Thoughts, look=look)
+
+
+def misaligned():
+    """The grain does not divide a step of the discount."""
+    init = model.Thinker.__init__
+
+    def other(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.log_unit *= 1.06
+    return setting(model.Thinker, __init__=other)
+
+
+NOTHING_HIDDEN = setting(model, as_seen=lambda patch, next_n, thinker: (patch, next_n))
+BUILT_IN = {
+    "nothing": ("", None),
+    "looks once (LOOKS=1)": ("LOOKS=1", None),
+    "looks 10 times (LOOKS=10)": ("LOOKS=10", None),
+    "looks 50 times (LOOKS=50)": ("LOOKS=50", None),
+    "v in place of v / m": ("", thinker(AbsoluteValues)),
+    "v in place of v / m, GAMMA=0.9": ("GAMMA=0.9", thinker(AbsoluteValues)),
+    "m over all cells of the patch": ("", thinker(UnitOfPatch)),
+    "walls hold values": ("LOOKS=200", thinker(ValuesInWalls)),
+    "no clip at m (LOOKS=200)": ("LOOKS=200", look_that(clip=math.inf)),
+    "clip at gamma m: gives the backup away": ("", look_that(clip=0.5)),
+    "values may fall (LOOKS=200)": ("LOOKS=200", look_that(falls=True)),
+    "values rounded to whole steps": ("", setting(model, GRAIN=1)),
+    "values rounded to 1/64 step": ("", setting(model, GRAIN=64)),
+    "rounding that does not fit GAMMA": ("", misaligned()),
+    "trained on settled values only": ("", NOTHING_HIDDEN),
+}
+CONSTANTS = ["", "CURRICULUM=off", "CURRICULUM=linear", "DIFFICULTY_MIN=1", "LAMBDA=0.5", "LAMBDA=0.9",
+             "TARGET_SYNCS=2", "TARGET_SYNCS=5", "TARGET_SYNCS=10", "DOUBLE=True",
+             "DOUBLE=True TARGET_SYNCS=10", "GAMMA=0.3", "GAMMA=0.9", "GAMMA=0.98", "HUBER=0.01",
+             "HUBER=1", "GRAD_CLIP=1e9", "LR=0.001", "UPDATES=10", "REPLAY=uniform",
+             "REPLAY=prioritized", "BSZ=256", "MAZE_CACHE_SIZE=64", "EPSILON=0.1", "WIDTH=8", "WIDTH=16"]
+VIN = ["CURRICULUM=off", "CURRICULUM=linear", "LAMBDA=0.9", "TARGET_SYNCS=10",
+       "DOUBLE=True", "GAMMA=0.3", "GAMMA=0.9", "GAMMA=0.98", "HUBER=0.1", "HUBER=1",
+       "REPLAY=uniform", "BSZ=256", "MAZE_CACHE_SIZE=64", "LOOKS=10"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Networks that look once: they see the whole maze and must spell the way out in their layers
+
+
+class LooksOnce(nn.Module):
+    """A Q-network of the whole maze: forward(mazes) -> Q of all cells (4, H, W, B)."""
+
+    whole_maze = True
+
+    def think(self, mazes):
+        return Once(self(mazes), mazes)
+
+    def q(self, seen):
+        walls, goal, cells = seen
+        q = model.along(self(Mazes(walls, goal, cells[0])), cells)
+        return q, torch.zeros_like(q[0])
+
+    def next_value(self, seen, log_m, choice=None):
+        q, _ = self.q(seen)
+        return (q if choice is None else torch.where(choice, q, -math.inf)).amax(0)[1:]
+
+
+class Once:
+    def __init__(self, q, mazes):
+        self.q, self.mazes = q, mazes
+
+    def q_values(self):
+        return self.q
+
+    def along(self, cells):
+        return self.mazes.walls, self.mazes.goal, cells
+
+
+class DilatedCNN(LooksOnce):
+    """Residual 3x3 convolutions without pooling; with dilations up to 8 a cell sees 23 cells far."""
+
+    def __init__(self, width=12):
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d)
+                                    for d in (1, 2, 4, 8, 4, 2, 1))
+        self.leave = model.zeros(nn.Conv2d(width, 4, 1))
+
+    def forward(self, mazes):
+        x = F.relu(self.enter(planes(mazes)))
         for block in self.blocks:
             x = x + F.relu(block(x))
-        x = whole + F.interpolate(x, scale_factor=2)[..., :whole.shape[2], :whole.shape[3]]
         return self.leave(x).permute(1, 2, 3, 0)
 
 
-def one_run(settings, folder):
-    """(summary, history) of one `main.train` with these KEY=VALUE."""
-    before, main.report = main.config(), lambda network, run, held_out, cached, device: (network, run, held_out, cached)
+class FlattenedMLP(LooksOnce):
+    """Walls and goal, flattened, to Q of all cells: each place learns for itself."""
+
+    def __init__(self, grid, width=512):
+        super().__init__()
+        self.grid = grid
+        self.layers = nn.Sequential(nn.Linear(2 * grid * grid, width), nn.ReLU(),
+                                    nn.Linear(width, width), nn.ReLU(),
+                                    model.zeros(nn.Linear(width, 4 * grid * grid)))
+
+    def forward(self, mazes):
+        walls, goal = planes(mazes)[:, :2].flatten(2).unbind(1)
+        x = torch.cat([walls, self.grid * goal], 1)  # louder: one cell among so many is not heard
+        return self.layers(x).view(-1, 4, self.grid, self.grid).permute(1, 2, 3, 0)
+
+
+class Transformer(LooksOnce):
+    """Two layers of attention over all cells (Vaswani et al. 2017), pre-normed; a cell is a token."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.enter = nn.Conv2d(5, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 1, 2 * width, 0.0, batch_first=True, norm_first=True)
+            for _ in range(2))
+        self.leave = model.zeros(nn.Linear(width, 4))
+
+    def forward(self, mazes):
+        h, w, b = mazes.walls.shape
+        y, x = (torch.linspace(-1, 1, n, device=mazes.walls.device) for n in (h, w))
+        place = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(b, -1, -1, -1)
+        x = self.enter(torch.cat([planes(mazes), place], 1)).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(x).permute(2, 1, 0).unflatten(1, (h, w))
+
+
+def planes(mazes):
+    """Walls, goal, and ones whose padding marks the edge: (B, 3, H, W)."""
+    goal = torch.zeros_like(mazes.walls).flatten(0, 1).scatter(0, mazes.goal[None], True)
+    x = torch.stack([mazes.walls, goal.view_as(mazes.walls), torch.ones_like(mazes.walls)])
+    return x.permute(3, 0, 1, 2).float().contiguous(memory_format=torch.channels_last)
+
+
+ONCE_SETTINGS = "DIFFICULTY_MIN=1 GAMMA=0.9 HUBER=1 LR=0.003 UPDATES=20 CURRICULUM_STEP=0.05 "
+ONCE = {
+    "dilated CNN": (ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 NUM_EPISODES=102400",
+                    setting(main, build=lambda settings: DilatedCNN())),
+    "flattened MLP": (ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 LR=0.0003 NUM_EPISODES=204800",
+                      setting(main, build=lambda settings: FlattenedMLP(settings["GRID"]))),
+    "transformer": (ONCE_SETTINGS + "LAMBDA=0.9 TARGET_SYNCS=4 CURRICULUM_SUCCESS=0.7 NUM_EPISODES=8192",
+                    setting(main, build=lambda settings: Transformer())),
+}
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def one_run(settings, folder, turned=None):
+    """A dictionary of figures of one `main.train` with these KEY=VALUE, and its history."""
+    before = main.config()
+    main.report, report = (lambda *parts: parts), main.report
     try:
-        main.override([f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", "EVAL_MAZES=2000", "EVAL_EVERY=2", *settings])
+        main.override([f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", "EVAL_MAZES=2000",
+                       "EVAL_EVERY=2", *settings])
         main.check()
         main.started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            network, run, held_out, cached = main.train()
-        summary = main.average(main.evaluate(network, *held_out))
-        return summary | dict(gap=main.average(main.evaluate(network, *cached))["success"] - summary["success"]), run["history"]
+        with contextlib.redirect_stdout(io.StringIO()), (turned or contextlib.nullcontext)():
+            network, run, held_out, cached, device = main.train()
+            scores = main.average(main.evaluate(network, *held_out))
+            known = main.average(main.evaluate(network, *cached))["success"]
+            loops = main.average(main.evaluate(network, *with_loops(), steps=1000))["optimal"]
+            wrong = math.nan, math.nan
+            if isinstance(network, model.Thinker) and not isinstance(network, ValuesInWalls):
+                fields = maze.random_walls(1000, 16, torch.Generator().manual_seed(0))
+                wrong = main.backup_error(network, fields, maze.distances(fields.walls, fields.goal))
+        losses = [row["loss"] for row in run["history"]]
+        return dict(success=scores["success"], optimal=scores["optimal"], q_error=scores["q_error"],
+                    gap=known - scores["success"], loops=loops, wrong=wrong[0], worst=wrong[1],
+                    rise=max(losses) / losses[-1], seconds=run["history"][-1]["seconds"],
+                    to_99=next((row["episodes"] for row in run["history"] if row["success"] >= 0.99),
+                               math.inf))
     finally:
-        main.report = REPORT
+        main.report = report
         for name, value in before.items():
             setattr(main, name, value)
 
 
-REPORT = main.report
+def with_loops():
+    """500 mazes of 31x31 with half of their walls, and the exact distances."""
+    generator = torch.Generator().manual_seed(31)
+    mazes = maze.draw(maze.make_mazes(500, 31, generator), 31, 0.5, 961, "random", generator)
+    return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
-def table(turns, common, seeds):
-    print("\n| turned | success | q_error | gap | episodes to 99% | seconds to 99% | seconds in all |\n"
-          "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for turn in turns:
-        rows = []
+def table(name, rows, common, seeds):
+    print(f"\n### {name}\n\n| turned | success | optimal | loops | backup error | worst | q_error "
+          "| to 99% | loss | seconds |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for turn, (settings, turned) in rows.items():
+        runs = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                summary, history = one_run([*common, *turn.split(), f"SEED={seed}"], folder)
-            there = next((row for row in history if row["success"] >= 0.99), dict(episodes=float("inf"), seconds=float("inf")))
-            rows.append((summary["success"], summary["q_error"], summary["gap"], there["episodes"], there["seconds"], history[-1]["seconds"]))
-        success, error, gap, episodes, seconds, all_seconds = (statistics.median(column) for column in zip(*rows))
-        reached = episodes < float("inf")
-        print(f"| {turn or 'nothing'} | {success:.4f} ({min(row[0] for row in rows):.4f}) | {error:.1e} | {gap:.3f} "
-              f"| {f'{episodes:,.0f}' if reached else '-'} | {f'{seconds:.1f}' if reached else '-'} | {all_seconds:.1f} |", flush=True)
+                runs.append(one_run([*common, *settings.split(), f"SEED={seed}"], folder, turned))
 
+        def median(key):
+            return statistics.median(run[key] for run in runs)
+
+        def with_worst(key):
+            return f"{median(key):.4f} ({min(run[key] for run in runs):.4f})"
+
+        reached = f"{median('to_99'):,.0f}" if all(run["to_99"] < math.inf for run in runs) else "-"
+        print(f"| {turn} | {with_worst('success')} | {with_worst('optimal')} | {with_worst('loops')} "
+              f"| {median('wrong'):.4f} | {median('worst'):.2f} | {median('q_error'):.1e} | {reached} "
+              f"| {median('rise'):.0f} | {median('seconds'):.1f} |", flush=True)
+
+
+def plain(turns, model_name=None):
+    """Rows that turn constants."""
+    also = f"MODEL={model_name} " if model_name else ""
+    return {also + turn or "nothing": (also + turn, None) for turn in turns}
+
+
+TABLES = {
+    "built-in": BUILT_IN,
+    "constants": plain(CONSTANTS),
+    "vin": plain(["", *VIN], "vin"),
+    "once": ONCE,
+}
 
 if __name__ == "__main__":
-    seeds = next((int(a.partition("=")[2]) for a in sys.argv[1:] if a.startswith("SEEDS=")), 3)
-    common = [a for a in sys.argv[1:] if not a.startswith("SEEDS=")]
-    model.MODELS["pooled"] = Pooled
-    print(f"{seeds} seeds a row; all rows: {' '.join(common) or 'nothing else'}")
-    table(TURNS, common, seeds)
-    print(f"\nall rows: {SMALL}")
-    table(SMALL_TURNS, [*SMALL.split(), *common], seeds)
+    options = [a.partition("=") for a in sys.argv[1:]]
+    seeds = next((int(value) for key, _, value in options if key == "SEEDS"), 3)
+    names = [value for key, _, value in options if key == "TABLE"] or list(TABLES)
+    common = [a for a in sys.argv[1:] if a.partition("=")[0] not in ("SEEDS", "TABLE")]
+    main.pick_device()
+    print(f"{seeds} seeds a row; all rows: {' '.join(common) or 'nothing else'}; torch "
+          f"{torch.__version__}, {torch.get_num_threads()} thread, {os.cpu_count()} cores")
+    for name in names:
+        table(name, TABLES[name], common, seeds)

@@ -8,6 +8,7 @@ main.py. Prints a line a seed, then for each kind the median and the worst seed.
 """
 import contextlib
 import io
+import json
 import os
 import statistics
 import subprocess
@@ -23,8 +24,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-import model
 from maze import TextMaze
+from support.checkpoint import load_checkpoint
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -93,6 +94,15 @@ def obstacles(side, random):
     return walls
 
 
+def cave(side, random):
+    """A cave: random walls, smoothed four times: a cell becomes what most of the nine around it are."""
+    walls = random.random((side, side)) < 0.45
+    for _ in range(4):
+        rim = np.pad(walls, 1, constant_values=True)
+        walls = sum(rim[y:y + side, x:x + side].astype(int) for y in range(3) for x in range(3)) >= 5
+    return walls
+
+
 def placed(walls, random, over=0):
     """A TextMaze on these walls: a random goal, a random start more than `over` steps from it; None if there is none."""
     is_open = np.flatnonzero(~walls)
@@ -151,7 +161,10 @@ def kinds():
         yield f"{make.__name__} 15x15", some(1000, lambda: make(8, random), random)
         yield f"{make.__name__} 63x63", some(100, lambda: make(32, random), random)
     yield "obstacles 16x16", some(1000, lambda: obstacles(16, random), random)
+    yield "obstacles 40x40", some(1000, lambda: obstacles(40, random), random)
     yield "obstacles 64x64", some(200, lambda: obstacles(64, random), random)
+    yield "caves 40x40", some(1000, lambda: cave(40, random), random)
+    yield "empty hall 64x64", some(200, lambda: np.zeros((64, 64), bool), random)
     yield "random walls 30x30, path > 110", fields(300, 30, 110, 30)
 
 
@@ -170,16 +183,6 @@ def solve(texts, checkpoint, file):
     return int(words[1]), int(words[-1])
 
 
-def judged_windows(network):
-    """(wrong, of): the (window, move) pairs whose p is not exactly 1 for open ground and 0 for a wall. Windows of a wall, or
-    of a cell walled in on all sides, don't matter. None wrong: no maze whatever can lead the agent astray."""
-    window = network.windows
-    is_open = 1 - torch.stack([window[:, bit] for bit in (1, 7, 3, 5)])
-    matters = (window[:, 4] == 0) & (is_open.sum(0) > 0)
-    p = network.success().detach()
-    return int((p != is_open)[:, matters].sum()), int(matters.sum()) * 4
-
-
 def run(arguments):
     options = dict(SEEDS=10, FIRST=0, HELD_OUT=100_000)
     options.update({key: int(value) for key, _, value in (a.partition("=") for a in arguments) if key in options})
@@ -194,16 +197,18 @@ def run(arguments):
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             row = {"seconds, whole process": time.perf_counter() - began}
-            network, config, _ = model.load_checkpoint(os.path.join(out, "checkpoint.pt"), torch.device("cpu"))
+            network, config, _ = load_checkpoint(os.path.join(out, "checkpoint.pt"), torch.device("cpu"))
+            with open(os.path.join(out, "summary.json")) as file:
+                summary = json.load(file)
+            for name in "backup_error", "backup_error_worst":
+                row[name] = summary[name]
+            main.GRID, main.GAMMA, main.MAX_EP_LENGTH = config["GRID"], config["GAMMA"], config["MAX_EP_LENGTH"]
             cache = maze.load_cache(os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed)
-            main.GRID, main.GAMMA = config["GRID"], config["GAMMA"]
             held_out = main.exam(maze.held_out(options["HELD_OUT"], main.GRID, 10 ** 10 + seed, cache))
             scores = main.evaluate(network, *held_out)
             row[f"failures in {options['HELD_OUT']:,} held-out"] = int((scores["success"] == 0).sum())
             row["of them solved, but not by a shortest path"] = int((scores["success"] > scores["optimal"]).sum())
             row["q_error"] = scores["q_error"].mean().item()
-            if config["MODEL"] == "vin":
-                row["windows misjudged, of {}".format(judged_windows(network)[1])] = judged_windows(network)[0]
             for name, texts in beyond:
                 _, optimal = solve(texts, os.path.join(out, "checkpoint.pt"), os.path.join(folder, "mazes.txt"))
                 row[f"{name}: not optimal, of {len(texts):,}"] = len(texts) - optimal

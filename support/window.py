@@ -156,7 +156,7 @@ class Map:
         patch = self.thoughts.patches(at)
         q, _ = self.network.thinker.look(patch)
         self.patches.append(self.as_then(lambda: self.thoughts.patches(at)))
-        return q.t()
+        return q
 
     def think(self, lanes):
         """Thinks anew in the mazes whose map has changed."""

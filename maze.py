@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 class UserError(Exception):
@@ -32,6 +32,9 @@ class Mazes(NamedTuple):
     walls: torch.Tensor
     goal: torch.Tensor
     start: torch.Tensor
+
+    def to(self, device):
+        return Mazes(*(x.to(device) for x in self))
 
     def select(self, index):
         """The mazes at `index`: a slice or a (N,) int64 tensor."""
@@ -54,7 +57,7 @@ def replacing(path):
             os.remove(beside)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Generation
 
 
@@ -134,17 +137,18 @@ def pack(walls):
 
 def unpack(packed, height, width):
     """The inverse of pack: (bytes, B) uint8 -> walls (H, W, B) bool."""
-    bit = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8, device=packed.device)
-    cells = (packed[:, None] & bit[:, None]).ne(0).flatten(0, 1)
+    bit = torch.arange(8, dtype=torch.uint8, device=packed.device)[:, None]
+    cells = (packed[:, None] >> bit & 1).bool().flatten(0, 1)
     return cells[:height * width].unflatten(0, (height, width))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The cache, and the mazes held out from it
 
 
 def load_cache(path, n, grid, seed, device="cpu", say=print):
-    """The n training mazes, bit-packed as by `make_mazes`: read from `path` when its settings match, else made and saved."""
+    """The n training mazes, bit-packed as by `make_mazes`: read from `path` when its settings match,
+    else made and saved. They are made on the CPU: the same ones whatever the device."""
     settings = json.dumps(dict(format=CACHE_FORMAT, mazes=n, grid=grid, seed=seed))
     why = "there is none yet"
     if os.path.exists(path):
@@ -157,10 +161,10 @@ def load_cache(path, n, grid, seed, device="cpu", say=print):
         except Exception as error:  # a damaged file can make the reader raise anything
             why = f"{path} cannot be read: {type(error).__name__}"
     say(f"making {n:,} mazes of {grid}x{grid} ({why})")
-    packed = make_mazes(n, grid, torch.Generator(device).manual_seed(seed), device)
+    packed = make_mazes(n, grid, torch.Generator().manual_seed(seed))
     with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, settings=settings, packed=packed.cpu().numpy())
-    return packed
+        np.savez(file, settings=settings, packed=packed.numpy())
+    return packed.to(device)
 
 
 def held_out(n, grid, seed, cache, device="cpu", say=print):
@@ -168,16 +172,16 @@ def held_out(n, grid, seed, cache, device="cpu", say=print):
 
     A small grid may not have enough different mazes for that: then some are shared, and the run says so.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    packed, known = make_mazes(n, grid, generator, device), set(fingerprints(cache))
+    generator = torch.Generator().manual_seed(seed)
+    packed, known = make_mazes(n, grid, generator), set(fingerprints(cache))
     for attempt in range(8):
         shared = [i for i, maze in enumerate(fingerprints(packed)) if maze in known]
         if not shared or attempt == 7:
             break
-        packed[:, shared] = make_mazes(len(shared), grid, generator, device)
+        packed[:, shared] = make_mazes(len(shared), grid, generator)
     if shared:
         say(f"GRID={grid} has too few different mazes: {len(shared):,} of {n:,} held-out mazes are also training mazes")
-    return packed
+    return packed.to(device)
 
 
 def fingerprints(packed):
@@ -185,7 +189,7 @@ def fingerprints(packed):
     return [maze.tobytes() for maze in packed.cpu().numpy().T]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Drawing a batch: difficulty, goals and starts
 
 
@@ -267,7 +271,7 @@ def in_padded(cells, w, radius):
     return cells + cells.div(w, rounding_mode="floor") * (2 * radius) + radius * (w + 2 * radius + 1)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Moving
 
 
@@ -319,7 +323,7 @@ def walk(table, start, choices, react=None):
     return cells.long()
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The exact answers
 
 
@@ -399,65 +403,16 @@ def optimal_q(mazes, distance, gamma):
     return torch.lerp(neighbours(value, 0.0), value, neighbours(mazes.walls, True).float())  # a wall leaves the agent where it is
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Mazes as text
-
-
-class TextMaze(NamedTuple):
-    """One maze of a text file: walls (H, W) bool array, start and goal cells."""
-    walls: np.ndarray
-    start: int
-    goal: int
-
-
-def read_mazes(path):
-    """The mazes of a text file, a list of TextMaze: `#` wall, `.` or space open, `S` start, `G` goal, a blank line between
-    two mazes. Raises UserError, with the line's number, for anything else."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file") from None
-    mazes, block = [], []
-    for number, line in enumerate(lines + [""], 1):
-        line = line.rstrip("\r")
-        for column, character in enumerate(line, 1):
-            if character not in "#. SG":
-                raise UserError(f"{path}, line {number}: {character!r} in column {column}; a maze is made of # . S G and spaces")
-        if line:
-            if block and len(line) != len(block[0][1]):
-                raise UserError(f"{path}, line {number}: {len(line)} characters, but the line above has {len(block[0][1])}")
-            block.append((number, line))
-        elif block:
-            mazes.append(parse_maze(path, block))
-            block = []
-    if not mazes:
-        raise UserError(f"{path}: no maze in it; draw one with # . S G")
-    return mazes
-
-
-def parse_maze(path, block):
-    first, text = block[0][0], "".join(line for _, line in block)
-    for letter, name in ("S", "start"), ("G", "goal"):
-        found = [number for number, line in block for character in line if character == letter]
-        if not found:
-            raise UserError(f"{path}, line {first}: the maze that begins here has no {name}, {letter}")
-        if len(found) > 1:
-            raise UserError(f"{path}, line {found[1]}: a second {name}, {letter}; a maze has one")
-    walls = np.array([character == "#" for character in text]).reshape(len(block), -1)
-    return TextMaze(walls, text.index("S"), text.index("G"))
-
-
-def stack(texts, device="cpu"):
-    """TextMazes of one size as a batch."""
-    walls = torch.from_numpy(np.stack([text.walls for text in texts], -1)).to(device)
-    goal, start = torch.tensor([[text.goal, text.start] for text in texts], device=device).unbind(1)
-    return Mazes(walls, goal, start)
-
-
-def format_maze(text, cells=()):
-    """A TextMaze as text, the walked cells as `*`."""
-    letters = np.where(text.walls, "#", ".")
-    letters.flat[list(cells)] = "*"
-    letters.flat[text.start], letters.flat[text.goal] = "S", "G"
-    return "\n".join("".join(row) for row in letters)
+def potential(mazes, shaping, gamma):
+    """What reward shaping holds each cell to be worth, (H, W, B): gamma to the power of the steps that
+    remain once it is left, "manhattan": on a straight way, "oracle": on a shortest one; 0 in the goal
+    and where it can't be reached. "none": None."""
+    if shaping == "none":
+        return None
+    if shaping == "oracle":
+        distance = distances(mazes.walls, mazes.goal)
+    else:
+        h, w, _ = mazes.walls.shape
+        y, x = torch.arange(h, device=mazes.goal.device), torch.arange(w, device=mazes.goal.device)
+        distance = (y[:, None, None] - mazes.goal // w).abs() + (x[:, None] - mazes.goal % w).abs()
+    return torch.where(distance > 0, gamma ** (distance - 1.0), 0.0)

@@ -89,7 +89,7 @@ class Attention(nn.Module):
         width = width or 32
         self.token = nn.Linear(planes, width)
         self.place = nn.Parameter(0.5 * torch.randn(width, 9))
-        self.score = nn.Linear(width, 4)
+        self.score = nn.Linear(width, 4, bias=False)
         self.value = nn.Linear(width, width)
         self.hidden = nn.Linear(4 * width, 2 * width)
         self.q = zeros(nn.Linear(2 * width, 4))
@@ -98,7 +98,8 @@ class Attention(nn.Module):
         x = x.flatten(1, 2)                                                      # (planes, 9, n)
         tokens = layer(self.token, x.flatten(1)).unflatten(1, x.shape[1:])
         tokens = tokens.add_(self.place[..., None]).relu_()                      # (width, 9, n)
-        attention = layer(self.score, tokens.flatten(1)).unflatten(1, x.shape[1:]).softmax(1)
+        score = self.score.weight @ tokens.flatten(1)
+        attention = score.unflatten(1, x.shape[1:]).softmax(1)                   # (4, 9, n)
         heads = layer(self.value, (attention[:, None] * tokens).sum(2))          # (4, width, n)
         return layer(self.q, layer(self.hidden, heads.flatten(0, 1)).relu_())
 
@@ -125,7 +126,8 @@ class VIN(nn.Module):
         # gradient passes the clip: a p that is certain and wrong is mended (straight-through).
         p = p.clamp(0, 1).detach() + (p - p.detach())
         value = x[-1].flatten(0, 1)
-        return self.gamma * torch.lerp(value[4:5], value[[1, 7, 3, 5]], p)  # up, down, left, right
+        there = torch.stack([value[1], value[7], value[3], value[5]])  # up, down, left, right
+        return self.gamma * torch.lerp(value[4:5], there, p)
 
 
 def layer(linear, x):
@@ -176,7 +178,7 @@ class Thinker(nn.Module):
         patch (F, n) int32, as by `Thoughts.patches`.
         """
         worth = patch[:self.patch_size]
-        m = worth[self.reach].amax(0)
+        m = torch.stack([worth[i] for i in self.reach]).amax(0)
         # Cells of the patch are worth at most gamma ** -radius times m, or are cut off from here.
         most = self.core.radius * GRAIN * self.log_unit
         value = ((worth - m) * self.log_unit).clamp_(-30, most).exp_()
@@ -191,12 +193,10 @@ class Thinker(nn.Module):
 
         seen: as by `Thoughts.along`.
         """
-        patch, shape = seen[0].flatten(1), seen[0].shape[1:]
-        away = (patch[self.here] != GRAIN).nonzero()[:, 0]  # in the goal there is nothing to decide
-        q, m = self.look(patch[:, away])
+        patch, _ = seen
+        q, m = self.look(patch.flatten(1))
         log_m = torch.where(m > NO_VALUE, m * self.log_unit, -math.inf)
-        nothing = q.new_zeros(4, patch.shape[1])
-        return nothing.index_copy(1, away, q).unflatten(1, shape), nothing[0].index_copy(0, away, log_m).view(shape)
+        return q.unflatten(1, patch.shape[1:]), log_m.view(patch.shape[1:])
 
     def next_value(self, seen, log_m, choice=None):
         """V(s') (T, B), on which this network settled, in units of the m of s.
@@ -226,9 +226,10 @@ class Thoughts:
         self.n = torch.where(self.kind == WALL, NO_CELL, NO_VALUE).int()
         self.lane = torch.arange(b, device=device)
         self.goal = self.index(goal)
-        self.n[self.goal] = GRAIN  # 1 / gamma: a step into the goal is worth 1
+        self.n.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
         self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # from a cell to its patch
+        self.beside = torch.stack([self.patch[i] for i in thinker.beside])
         self.ticket = torch.empty_like(self.n)  # scratch for `wake`
 
     def index(self, cells):
@@ -255,10 +256,9 @@ class Thoughts:
             if self.looks <= 1 or not len(risen):
                 break
             changed = torch.zeros_like(is_open)
-            changed[(self.patch + self.spread(risen)).flatten()] = True
+            changed.index_fill_(0, (self.patch + self.spread(risen)).flatten(), True)
             due = (changed & is_open).nonzero()[:, 0]
-        r = self.thinker.core.radius
-        self.q = q_of_all.view(4, *self.shape)[:, r:self.shape[0] - r, r:self.shape[1] - r]
+        self.q = self.inside(q_of_all)
         return self
 
     def spread(self, risen):
@@ -286,7 +286,7 @@ class Thoughts:
 
     def wake(self, risen):
         """The neighbours of these cells that are worth less than they are."""
-        near = (self.patch[self.thinker.beside] + risen).flatten()
+        near = (self.beside + risen).flatten()
         n = self.n[near]
         near = near.masked_select((n < self.n[risen].repeat(4)) & (n != NO_CELL))
         number = torch.arange(len(near), dtype=torch.int32, device=near.device)
@@ -301,10 +301,18 @@ class Thoughts:
             return found
         return torch.cat([found, self.kind.index_select(0, index.flatten()).view(index.shape)])
 
+    def inside(self, x, rim=0):
+        """x (..., cells * B), of the padded maze, without its rim, or with as much of it: (..., H, W, B)."""
+        cut = self.thinker.core.radius - rim
+        return x.unflatten(-1, self.shape)[..., cut:self.shape[0] - cut, cut:self.shape[1] - cut, :]
+
+    def values(self):
+        """What the cells are worth, 0 where no value has come: (H, W, B)."""
+        return (self.inside(self.n) * self.thinker.log_unit).exp()
+
     def q_values(self):
         """Q of all cells, in its own unit: (4, H, W, B)."""
-        r, n = self.thinker.core.radius, self.n.view(self.shape)
-        n = n[r - 1:self.shape[0] - r + 1, r - 1:self.shape[1] - r + 1]  # with a rim of one cell
+        n = self.inside(self.n, rim=1)
         m = torch.maximum(n[1:-1, 1:-1], ahead(n).amax(0))
         return self.q * (m * self.thinker.log_unit).exp()
 
@@ -333,6 +341,25 @@ def as_seen(patch, next_n, thinker):
 # --------------------------------------------------------------------------------------------------
 # Learning
 
+@torch.no_grad()
+def learned_backup(thinker, mazes, distance):
+    """(Q of one look, exact Q), both (4, N), in units of m, where all that the core sees is exact.
+
+    exact: gamma * V*(s') for each action in each cell, but the goal, from which it can be reached.
+    mazes of random walls show all that a patch can be. distance (H, W, B): the exact one.
+    """
+    thoughts = Thoughts(thinker, mazes.walls, mazes.goal)
+    exact = torch.where(distance < 0, NO_VALUE, GRAIN * (1 - distance)).int()
+    thoughts.inside(thoughts.n).copy_(exact.masked_fill(mazes.walls, NO_CELL))
+    cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
+    at = in_padded(cell, mazes.walls.shape[1], thinker.core.radius) * thoughts.shape[2] + lane
+    learned, m = (torch.cat(parts, -1) for parts in zip(*[
+        thinker.look(thoughts.patches(part)) for part in at.split(4096)]))
+    there = thoughts.n[at + thoughts.beside]
+    there = torch.where(there == NO_CELL, thoughts.n[at], there)  # a wall: the agent stays
+    return learned, ((there - GRAIN - m) * thinker.log_unit).exp()
+
+
 class Episodes(NamedTuple):
     """B trajectories of at most T steps, each in a maze of its own. After the goal is reached the agent stays there.
 
@@ -357,7 +384,7 @@ def pay(mazes, cells, potential=None, gamma=1.0, novelty=0.0):
     Q is less by potential(s) (Ng, Harada and Russell 1999).
     """
     reached = cells == mazes.goal
-    reward = reached[1:].float()
+    reward = (reached[1:] & ~reached[:-1]).float()
     if novelty:
         t = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
         first = torch.full(mazes.walls.shape, len(cells), device=cells.device).flatten(0, 1)
@@ -411,17 +438,25 @@ def td_error(online, target, seen, episodes, gamma, lam, double, most=1.0):
     counts = ~reached[:-1] & (log_m[:-1] > -torch.inf)
     taken = q[:, :-1].gather(0, episodes.actions[None])[0]
     with torch.no_grad():
-        log_m = log_m.clamp(min=-1e4)
+        rescale = log_m[1:-1]
+        log_m = log_m.masked_fill(log_m == -torch.inf, 0)  # of steps that don't count
+        rescale = (rescale - log_m[:-2]).exp().clamp(max=gamma ** -2)
         best = q.amax(0)
         value = target.next_value(seen, log_m, q == best if double else None)
         # No return is outside 0..most, less the potential: overestimates can't feed on themselves.
         potential = episodes.potential[1:]
         value = (value + potential).clamp(0, most) - potential
-        reward = torch.where(counts, episodes.reward * (-log_m[:-1]).exp(), 0)
-        rescale = (log_m[1:-1] - log_m[:-2]).exp().clamp(max=1 / gamma ** 2)
+        paid = episodes.reward != 0  # elsewhere m may be too small for a number
+        reward = torch.where(paid & counts, episodes.reward * (-log_m[:-1]).exp(), 0)
         greedy = taken >= best[:-1]
         td_target = q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale)
     return taken - td_target, counts
+
+
+def q_along(network, episodes, thoughts):
+    """Q in the visited cells (4, T + 1, B), in its own unit, without the potential of shaping."""
+    q, log_m = network.q(thoughts.along(episodes.cells))
+    return q * log_m.exp() + episodes.potential
 
 
 class Adam:

@@ -29,6 +29,8 @@ import main
 import maze
 import model
 from maze import Mazes
+from support.report import average, one_look
+from support.settings import check, override
 
 # --------------------------------------------------------------------------------------------------
 # What is built in, taken away
@@ -75,16 +77,16 @@ class WallThoughts(model.Thoughts):
         super().__init__(thinker, kind, goal)
         inside = maze.padded(torch.ones_like(kind, dtype=torch.bool), thinker.core.radius, False)
         self.n[inside.flatten() & (self.n == model.NO_CELL)] = model.NO_VALUE
-        self.inside = inside.flatten()
+        self.may_think = inside.flatten()
 
     def settle(self):
-        kind, self.kind = self.kind, torch.where(self.inside, model.OPEN, model.WALL)  # all may think
-        self.seen_kind = kind
+        kind, self.kind = self.kind, torch.where(self.may_think, model.OPEN, model.WALL)  # all may think
+        self.shown = kind.int()
         return super().settle()
 
     def patches(self, at):
         index = self.patch.view(-1, *[1] * at.dim()) + at
-        return torch.cat([self.n[index], self.seen_kind[index]])
+        return torch.cat([self.n[index], self.shown[index]])
 
 
 def allowing(change, restore=None):
@@ -117,7 +119,7 @@ def thinker(kind):
 
 def look_that(clip=1.0, falls=False):
     """`Thoughts.look` with another greatest q, or with values that may fall."""
-    def look(self, at):
+    def look(self, at, block=None):
         q, m = self.thinker.look(self.patches(at))
         best = q.amax(0).clamp(model.LEAST_Q, clip)
         n = m + (best.log() / self.thinker.log_unit).round().int()
@@ -275,34 +277,35 @@ ONCE = {
 # --------------------------------------------------------------------------------------------------
 
 
-def one_run(settings, folder, turned=None):
-    """A dictionary of figures of one `main.train` with these KEY=VALUE, and its history."""
+def one_run(arguments, turned=None):
+    """A dictionary of figures of one `main.train` with these KEY=VALUE."""
     before = main.config()
-    main.report, report = (lambda *parts: parts), main.report
     try:
-        main.override([f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", "EVAL_MAZES=2000",
-                       "EVAL_EVERY=2", *settings])
-        main.check()
-        main.started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), (turned or contextlib.nullcontext)():
-            network, run, held_out, cached, device = main.train()
-            scores = main.average(main.evaluate(network, *held_out))
-            known = main.average(main.evaluate(network, *cached))["success"]
-            loops = main.average(main.evaluate(network, *with_loops(), steps=1000))["optimal"]
-            wrong = math.nan, math.nan
+        with tempfile.TemporaryDirectory() as folder, (turned or contextlib.nullcontext)():
+            own = [f"OUT_DIR={folder}", "EVAL_MAZES=2000", "EVAL_EVERY=2"]
+            vars(main).update(override(before, main.BY_AGENT, [*own, *arguments]))
+            check(main.config())
+            main.started = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                network, run, cache, held_out = main.train(main.pick_device())
+            scores = average(main.evaluate(network, *main.exam(held_out)))
+            known = average(main.evaluate(network, *main.exam(cache[:, :2000])))["success"]
+            loops = math.nan
+            if not isinstance(network, FlattenedMLP):  # which knows one size of maze
+                loops = average(main.evaluate(network, *with_loops(), steps=1000))["optimal"]
+            wrong = worst = math.nan
             if isinstance(network, model.Thinker) and not isinstance(network, ValuesInWalls):
-                fields = maze.random_walls(1000, 16, torch.Generator().manual_seed(0))
-                wrong = main.backup_error(network, fields, maze.distances(fields.walls, fields.goal))
+                learned, exact = one_look(network, n=1000)
+                error = (learned - exact).abs() / exact
+                wrong, worst = error.mean().item(), error.max().item()
         losses = [row["loss"] for row in run["history"]]
         return dict(success=scores["success"], optimal=scores["optimal"], q_error=scores["q_error"],
-                    gap=known - scores["success"], loops=loops, wrong=wrong[0], worst=wrong[1],
+                    gap=known - scores["success"], loops=loops, wrong=wrong, worst=worst,
                     rise=max(losses) / losses[-1], seconds=run["history"][-1]["seconds"],
                     to_99=next((row["episodes"] for row in run["history"] if row["success"] >= 0.99),
                                math.inf))
     finally:
-        main.report = report
-        for name, value in before.items():
-            setattr(main, name, value)
+        vars(main).update(before)
 
 
 def with_loops():
@@ -318,8 +321,7 @@ def table(name, rows, common, seeds):
     for turn, (settings, turned) in rows.items():
         runs = []
         for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                runs.append(one_run([*common, *settings.split(), f"SEED={seed}"], folder, turned))
+            runs.append(one_run([*common, *settings.split(), f"SEED={seed}"], turned))
 
         def median(key):
             return statistics.median(run[key] for run in runs)

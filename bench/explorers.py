@@ -13,11 +13,15 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-import model
+from support.checkpoint import load_checkpoint
+from support.settings import HELD_OUT_SEED
 
 
 class Explorer:
-    """Stands where a network does in main.rollout: see(cells) answers with a preference (4, B) for the four moves."""
+    """Stands where a network does in main.rollout: see(cells) tells how much it likes the four moves,
+    (4, B)."""
+
+    whole_maze = False
 
     def begin(self, mazes, learning=False):
         self.mazes, self.step = mazes, 0
@@ -35,9 +39,6 @@ class Explorer:
         action = self.act(cells, self.blocked[:, cells, self.lane])
         self.step += 1
         return torch.eye(4)[:, action]
-
-    def plan(self):
-        return ()
 
     def crow(self, cells):
         """Straight distance from cells (..., B) to the goal."""
@@ -125,11 +126,11 @@ def run(arguments):
     n, radius = int(options.get("MAZES", 2000)), int(options.get("RADIUS", 2))
     torch.set_num_threads(1)
     main.GRID = 16
-    mazes, distance = main.exam(maze.make_mazes(n, 16, torch.Generator().manual_seed(main.HELD_OUT_SEED)))
+    mazes, distance = main.exam(maze.make_mazes(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED)))
     shortest = maze.shortest(mazes, distance)
     explorers = [("random walk", RandomWalk()), ("right-hand wall follower", WallFollower()), ("depth-first search", DepthFirst())]
     explorers += [(f"frontier, beta {beta}", Frontier(radius, beta)) for beta in (1.0, 2.0, 3.0, 4.0, 6.0)]
-    explorers += [(path, model.load_checkpoint(path, "cpu")[0]) for path in arguments if "=" not in path]
+    explorers += [(path, load_checkpoint(path, "cpu")[0]) for path in arguments if "=" not in path]
     print(f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, {main.MAX_EP_LENGTH} steps\n\n"
           "| explorer | success | spl |\n| --- | ---: | ---: |")
     for name, explorer in explorers:

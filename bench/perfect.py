@@ -24,8 +24,9 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-from maze import TextMaze
+from support import mazefile
 from support.checkpoint import load_checkpoint
+from support.mazefile import FileMaze
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -104,14 +105,14 @@ def cave(side, random):
 
 
 def placed(walls, random, over=0):
-    """A TextMaze on these walls: a random goal, a random start more than `over` steps from it; None if there is none."""
+    """A FileMaze on these walls: a random goal, a random start more than `over` steps from it; None if there is none."""
     is_open = np.flatnonzero(~walls)
     if len(is_open) < 2:
         return None
     goal = int(random.choice(is_open))
     distance = maze.distances(torch.from_numpy(walls)[..., None], torch.tensor([goal])).flatten().numpy()
     starts = np.flatnonzero(distance > over)
-    return TextMaze(walls, int(random.choice(starts)), goal) if len(starts) else None
+    return FileMaze(walls, int(random.choice(starts)), goal) if len(starts) else None
 
 
 def some(n, make, random, over=0):
@@ -126,7 +127,7 @@ def own(n, grid, difficulty, seed):
     """The program's own mazes, starts at any distance."""
     generator = torch.Generator().manual_seed(seed)
     drawn = maze.draw(maze.make_mazes(n, grid, generator), grid, difficulty, grid * grid, "random", generator)
-    return [TextMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(n)]
+    return [FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(n)]
 
 
 def fields(n, side, over, seed):
@@ -144,7 +145,7 @@ def fields(n, side, over, seed):
         far = maze.distances(walls, goal) > over
         kept = far.flatten(0, 1).any(0).nonzero()[:, 0]
         start = maze.choose(far[..., kept], generator) if len(kept) else []
-        found += [TextMaze(walls[..., k].numpy(), int(s), int(goal[k])) for k, s in zip(kept, start)]
+        found += [FileMaze(walls[..., k].numpy(), int(s), int(goal[k])) for k, s in zip(kept, start)]
     return found[:n]
 
 
@@ -174,7 +175,7 @@ def kinds():
 def solve(texts, checkpoint, file):
     """(solved, by a shortest path) of `main.solve` on these mazes, written to `file` first."""
     with open(file, "w") as out:
-        out.write("\n\n".join(maze.format_maze(text) for text in texts) + "\n")
+        out.write("\n\n".join(mazefile.draw(text) for text in texts) + "\n")
     main.CHECKPOINT = checkpoint
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -193,7 +194,7 @@ def run(arguments):
         beyond, table = list(kinds()), {}
         for seed in range(options["FIRST"], options["FIRST"] + options["SEEDS"]):
             out = os.path.join(folder, str(seed))
-            command = [sys.executable, main.__file__, f"SEED={seed}", f"OUT_DIR={out}", f"PLOT_FILE={out}.png", *passed]
+            command = [sys.executable, main.__file__, f"SEED={seed}", f"OUT_DIR={out}", *passed]
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             row = {"seconds, whole process": time.perf_counter() - began}

@@ -1,13 +1,17 @@
 """Where the time goes, and what the usual way would take.
 
-    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096; for networks that
-                                                            see the whole maze, of any size: not VISION, not MODEL=mlp
+    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096;
+                                                            for agents that see the whole maze
 
-1. Each stage of a training run at the curriculum's last level: median time, mazes and steps a second, share of a batch,
-   and how many times longer it takes than its floor: the bytes that it can't help moving, at the copy rate measured here.
-2. The usual way, with the same network, mazes, curriculum and machine: the agent drawn into the image, a forward pass a
-   step, a replay memory of images, one-step targets, an update a step, for SECONDS. Beside it, a run of `python main.py`.
-3. Time a maze, as GRID and BSZ grow.
+1. Each stage of a training batch at the curriculum's last level, with a trained network: median time,
+   mazes and steps a second, share of a batch, and how many times longer it takes than its floor. The
+   floor of thinking and of an update: the fewest looks that any order could take, each cell one, times
+   the FLOPs of a look, at the rate of a matrix product measured in the same run. That of the rest: the
+   bytes that a stage can't help moving, at the copy rate measured in the same run.
+2. The usual way, with a CNN, the same mazes, curriculum and machine: the agent drawn into the image, a
+   forward pass a step, a replay memory of images, one-step targets, an update a step, for SECONDS.
+   Beside it, a run of `python main.py`.
+3. Growth: time a maze of thinking and of an update, as GRID and BSZ grow.
 """
 import copy
 import csv
@@ -21,11 +25,15 @@ import time
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."), os.path.dirname(os.path.abspath(__file__))]
 import main
 import maze
 import model
+from ablations import DilatedCNN
 from maze import Mazes
+from support.checkpoint import load_checkpoint
+from support.report import average
+from support.settings import check, override
 
 
 def timed(run, repeats=7):
@@ -47,66 +55,88 @@ def copy_rate(device):
     return 2 * source.numel() * 4 / timed(lambda: target.copy_(source))
 
 
+def product_rate(device, n=512):
+    """FLOPs a second of a matrix product."""
+    a, b = torch.ones(n, n, device=device), torch.ones(n, n, device=device)
+    return 2 * n ** 3 / timed(lambda: a @ b, 20)
+
+
+def flops_of_look(thinker):
+    """Of one cell."""
+    from torch.utils.flop_counter import FlopCounterMode
+    side, n = 2 * thinker.core.radius + 1, 64
+    x = torch.ones(thinker.kinds, side, side, n, device=next(thinker.parameters()).device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        thinker.core(x)
+    return counter.get_total_flops() / n
+
+
 def agent(device):
-    """A network that has learned for a few batches: an untrained one plans differently."""
+    """The network of a default run: an untrained one thinks differently."""
     with tempfile.TemporaryDirectory() as folder:
-        constants = [f"{name}={getattr(main, name)}" for name in ("GRID", "MODEL", "WIDTH", "GAMMA")]
-        train(folder, *constants)
-        return model.load_checkpoint(os.path.join(folder, "checkpoint.pt"), device)[0]
+        train(folder, *[f"{name}={getattr(main, name)}" for name in ("GRID", "MODEL", "WIDTH")])
+        return load_checkpoint(os.path.join(folder, "checkpoint.pt"), device)[0]
 
 
 def train(folder, *arguments):
-    subprocess.run([sys.executable, main.__file__, f"OUT_DIR={folder}", f"PLOT_FILE={folder}/plot.png", *arguments],
-                   check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, main.__file__, f"OUT_DIR={folder}", *arguments], check=True,
+                   stdout=subprocess.DEVNULL)
 
 
-def stages(network, device):
-    """{stage: (seconds, mazes, steps, times a training batch, unavoidable bytes)}."""
+def stages(network, device, copies, products):
+    """{stage: (seconds, mazes, steps, times a training batch, seconds at the floor)}."""
     b, t, cells, updates = main.BSZ, main.MAX_EP_LENGTH, main.GRID ** 2, main.UPDATES
     generator = torch.Generator(device).manual_seed(0)
     cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
     epsilon = main.EPSILON * torch.linspace(0, 1, b, device=device) ** main.EPSILON_SHAPE
     mazes = main.draw(cache, b, 1.0, generator)
     distance = maze.distances(mazes.walls, mazes.goal)
-    plan = network.plan(mazes)
-    q = network(mazes, plan).detach()
-    table, _ = maze.move_table(mazes, q)
+    thoughts = network.think(mazes)
+    table, _ = maze.move_table(mazes, thoughts.q)
     episodes, _ = main.rollout(network, mazes, t, epsilon, generator)
-    visited = network.visited(episodes, plan)
-    along = network.along(episodes, visited).detach()
-    part = slice(0, b // updates)
-    few, visited_by_few, n = episodes.select(part), [x[..., part] for x in visited], b // updates
+    n = b // updates
+    few, seen = episodes.select(slice(0, n)), [x[..., :n] for x in thoughts.along(episodes.cells)]
     learner = copy.deepcopy(network)
     optimizer = model.Adam(learner.parameters(), 1e-9)
     rooms = ((main.GRID + 1) // 2) ** 2
-    wave, farthest = 5 * 3 / 8, main.MAX_START_DISTANCE  # five operations on bits, each with two inputs and an output
-    # Bytes: each input read once and each output written once, for every pass that the algorithm can't do without.
-    return {
-        "generate": (timed(lambda: maze.make_mazes(b, main.GRID, generator, device)), b, 0, 0, b * (2 * rooms * 13 + cells)),
-        "draw": (timed(lambda: main.draw(cache, b, 1.0, generator)), b, 0, 1, b * cells * (7 + wave * farthest)),
-        "distances": (timed(lambda: maze.distances(mazes.walls, mazes.goal)), b, 0, 0, b * cells * (5 + wave * int(distance.max()))),
-        "plan": (timed(lambda: network.plan(mazes)), b, 0, 1, b * cells * 4 * (4 + 4 * 4 * 8)),  # 8 rounds of 4 sweeps
-        "Q of all cells": (timed(torch.no_grad()(lambda: network(mazes, plan))), b, 0, 1, b * cells * 4 * 6),
-        "move table": (timed(lambda: maze.move_table(mazes, q)), b, 0, 1, b * cells * 4 * (4 + 5)),
-        "roll out": (timed(lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator))), b, b * t, 1, b * t * 4 * 4),
-        "read off": (timed(lambda: network.visited(episodes, plan)), b, b * t, 1, b * t * 4 * 13),
-        "targets": (timed(lambda: model.td_error(along, along, episodes, main.GAMMA, main.LAMBDA, True)), b, b * t, 0, b * t * 4 * 10),
-        "update": (timed(lambda: main.update(learner, learner, optimizer, few, visited_by_few)), n, n * t, updates, n * t * 4 * 30),
-        "evaluate": (timed(lambda: main.evaluate(network, mazes, distance)), b, b * t, 2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY, b * cells * 4 * (4 + 4 * 4 * 8 + 8)),
-    }
+    wave, farthest = 5 * 3 / 8, main.MAX_START_DISTANCE  # five operations on bits, with three operands
+    look = flops_of_look(network) / products
+    to_think = int((~mazes.walls).sum() - b)
+    to_learn = int((few.cells[:-1] != few.mazes.goal).sum())
+    moved = {  # bytes: each input read once and each output written once, for every pass needed
+        "generate": b * (2 * rooms * 13 + cells), "draw": b * cells * (7 + wave * farthest),
+        "distances": b * cells * (5 + wave * int(distance.max())), "move table": b * cells * 4 * 9,
+        "roll out": b * t * 4 * 4, "patches along": b * t * 4 * 2 * network.patch_size}
+    floor = {name: size / copies for name, size in moved.items()}
+    floor |= {"think": to_think * look, "update": to_learn * look * 3}  # a backward pass is two forward
+    floor["evaluate"] = floor["think"] + floor["roll out"] + floor["move table"]
+    actions = main.choose_actions(t, mazes, epsilon, generator)
+    runs = {
+        "generate": (lambda: maze.make_mazes(b, main.GRID, generator, device), b, 0, 0),
+        "draw": (lambda: main.draw(cache, b, 1.0, generator), b, 0, 1),
+        "distances": (lambda: maze.distances(mazes.walls, mazes.goal), b, 0, 0),
+        "think": (lambda: network.think(mazes), b, 0, main.TARGET_SYNCS),
+        "move table": (lambda: maze.move_table(mazes, thoughts.q), b, 0, 1),
+        "roll out": (lambda: maze.walk(table, mazes.start, actions), b, b * t, 1),
+        "patches along": (lambda: thoughts.along(episodes.cells), b, b * t, 1),
+        "update": (lambda: main.update(learner, learner, optimizer, few, seen), n, n * t, updates),
+        "evaluate": (lambda: main.evaluate(network, mazes, distance), b, b * t,
+                     2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY)}
+    return {name: (timed(run), mazes, steps, times, floor[name])
+            for name, (run, mazes, steps, times) in runs.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The usual way
 
 
-def usual_way(device, seconds, held_out):
-    """[(seconds, env steps, episodes, success)] of a textbook DQN with main's network, mazes, curriculum and constants."""
+def usual_way(device, seconds, held_out, gamma=0.98):
+    """[(seconds, env steps, episodes, success)] of a textbook DQN with a CNN that looks once, main's mazes, curriculum and constants."""
     b, cells, capacity, few = main.BSZ, main.GRID ** 2, 100_000, main.BSZ // main.UPDATES
     torch.manual_seed(0)
     generator = torch.Generator(device).manual_seed(0)
     cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
-    online = model.build(main.config()).to(device)
+    online = DilatedCNN().to(device)
     target = copy.deepcopy(online)
     optimizer = model.Adam(online.parameters(), main.LR)
     lane = torch.arange(b, device=device)
@@ -157,7 +187,7 @@ def usual_way(device, seconds, held_out):
         with torch.no_grad():
             best = q_of(online, memory[1][..., index]).argmax(0)
             ahead = q_of(target, memory[1][..., index]).gather(0, best[None])[0]
-            aim = done[index] + main.GAMMA * (1 - done[index]) * ahead.clamp(0, 1)
+            aim = done[index] + gamma * (1 - done[index]) * ahead.clamp(0, 1)
         error = q_of(online, memory[0][..., index]).gather(0, taken[index][None])[0] - aim
         loss = F.huber_loss(error, torch.zeros_like(error), delta=main.HUBER) / main.HUBER
         gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(online.parameters()))])
@@ -166,7 +196,7 @@ def usual_way(device, seconds, held_out):
             target.load_state_dict(online.state_dict())
         if spent - asked > seconds / 10:
             asked = spent
-            rows.append((spent, steps, episodes, main.average(main.evaluate(online, *held_out))["success"]))
+            rows.append((spent, steps, episodes, average(main.evaluate(online, *held_out))["success"]))
     return rows
 
 
@@ -175,47 +205,67 @@ def usual_way(device, seconds, held_out):
 
 def growth(network, device):
     """Microseconds a maze, of planning and of an update, for growing GRID and BSZ."""
-    print("\n| GRID | BSZ | path, median | plan, us a maze | ns a cell and step | update, us a maze | ns a cell |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for grid, b in [(8, 1024), (16, 1024), (32, 256), (64, 64), (128, 16)] + [(16, n) for n in (64, 256, 4096, 16384, 65536)]:
+    print("\n| GRID | BSZ | open cells | longest way | looks a cell | think, us a maze | ns a cell "
+          "| update, us a maze |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    sizes = [(8, 1024), (16, 1024), (32, 256), (64, 64), (128, 16)]
+    for grid, b in sizes + [(16, n) for n in (64, 256, 4096, 16384, 65536)]:
         generator = torch.Generator(device).manual_seed(0)
-        mazes = maze.draw(maze.make_mazes(b, grid, generator, device), grid, 1.0, grid * grid, "random", generator)
-        path = maze.shortest(mazes, maze.distances(mazes.walls, mazes.goal)).median().item()
-        planning = timed(lambda: network.plan(mazes), 3) / b
-        episodes, plan = main.rollout(network, mazes, main.MAX_EP_LENGTH)
-        learner = copy.deepcopy(network)
+        packed = maze.make_mazes(b, grid, generator, device)
+        mazes = maze.draw(packed, grid, 1.0, grid * grid, "random", generator)
+        longest = int(maze.distances(mazes.walls, mazes.goal).max())
+        is_open = int((~mazes.walls).sum()) / b
+        looks = count_looks(network, mazes) / b / is_open
+        thinking = timed(lambda: network.think(mazes), 3) / b
+        episodes, thoughts = main.rollout(network, mazes, main.MAX_EP_LENGTH)
+        seen, learner = thoughts.along(episodes.cells), copy.deepcopy(network)
         optimizer = model.Adam(learner.parameters(), 1e-9)
-        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, network.visited(episodes, plan)), 3) / b
-        print(f"| {grid} | {b:,} | {path} | {planning * 1e6:,.1f} | {planning * 1e9 / grid ** 2 / path:.2f} "
-              f"| {updating * 1e6:,.1f} | {updating * 1e9 / grid ** 2:.0f} |", flush=True)
+        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, seen), 3) / b
+        print(f"| {grid} | {b:,} | {is_open:,.0f} | {longest} | {looks:.1f} | {thinking * 1e6:,.1f} "
+              f"| {thinking * 1e9 / is_open:,.0f} | {updating * 1e6:,.1f} |", flush=True)
+
+
+def count_looks(network, mazes):
+    """How many times a cell looks, in all, while the network thinks."""
+    looks, look = [], model.Thoughts.look
+    model.Thoughts.look = lambda self, at, *rest: (looks.append(len(at)), look(self, at, *rest))[1]
+    network.think(mazes)
+    model.Thoughts.look = look
+    return sum(looks)
 
 
 def run(arguments):
     seconds = [float(a.partition("=")[2]) for a in arguments if a.startswith("SECONDS=")]
     seconds = seconds[0] if seconds else 60.0
-    main.override([a for a in arguments if not a.startswith("SECONDS=")])
-    main.check()
+    arguments = [a for a in arguments if not a.startswith("SECONDS=")]
+    vars(main).update(override(main.config(), main.BY_AGENT, arguments))
+    check(main.config())
     device = main.pick_device()
-    rate, network = copy_rate(device), agent(device)
-    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads; copies {rate / 1e9:.1f} GB/s, read and written\n")
-    table = stages(network, device)
+    copies, products, network = copy_rate(device), product_rate(device), agent(device)
+    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads; copies "
+          f"{copies / 1e9:.1f} GB/s, read and written; matrix products {products / 1e9:.0f} GFLOP/s; "
+          f"a look {flops_of_look(network):,.0f} FLOPs\n")
+    table = stages(network, device, copies, products)
     batch = sum(seconds * times for seconds, _, _, times, _ in table.values())
-    print("| stage | ms | mazes/s | million steps/s | share of a batch | x floor |\n| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, (spent, mazes, steps, times, moved) in table.items():
-        print(f"| {name} | {spent * 1e3:.2f} | {mazes / spent:,.0f} | {steps / spent / 1e6:.1f} | {spent * times / batch:.0%} "
-              f"| {spent / (moved / rate):.0f} |")
+    print("| stage | ms | mazes/s | million steps/s | share of a batch | x floor |\n"
+          "| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, (spent, mazes, steps, times, floor) in table.items():
+        print(f"| {name} | {spent * 1e3:.2f} | {mazes / spent:,.0f} | {steps / spent / 1e6:.1f} "
+              f"| {spent * times / batch:.0%} | {spent / floor:.1f} |")
     print(f"\na batch of {main.BSZ}: {batch * 1e3:.0f} ms, {main.BSZ / batch:,.0f} episodes/s")
-    held_out = main.exam(maze.make_mazes(main.EVAL_SAMPLE, main.GRID, torch.Generator(device).manual_seed(1), device))
-    print(f"\nthe usual way, {seconds:.0f} s:\n\n| seconds | steps/s | episodes/s | success |\n| ---: | ---: | ---: | ---: |")
-    for spent, steps, episodes, success in usual_way(device, seconds, held_out):
+    growth(network, device)
+    packed = maze.make_mazes(main.EVAL_SAMPLE, main.GRID, torch.Generator(device).manual_seed(1), device)
+    print(f"\nthe usual way, {seconds:.0f} s:\n\n| seconds | steps/s | episodes/s | success |\n"
+          "| ---: | ---: | ---: | ---: |")
+    for spent, steps, episodes, success in usual_way(device, seconds, main.exam(packed)):
         print(f"| {spent:.0f} | {steps / spent:,.0f} | {episodes / spent:,.0f} | {success:.3f} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        train(folder, *[a for a in arguments if not a.startswith("SECONDS=")])
-        print("\n`python main.py`, start-up included:\n\n| seconds | steps/s | episodes/s | success |\n| ---: | ---: | ---: | ---: |")
+        train(folder, *arguments)
+        print("\n`python main.py`, start-up included:\n\n| seconds | steps/s | episodes/s | success |\n"
+              "| ---: | ---: | ---: | ---: |")
         for row in csv.DictReader(open(os.path.join(folder, "metrics.csv"))):
             spent = float(row["seconds"])
-            print(f"| {spent:.0f} | {int(row['env_steps']) / spent:,.0f} | {int(row['episodes']) / spent:,.0f} | {float(row['success']):.3f} |")
-    growth(network, device)
+            print(f"| {spent:.1f} | {int(row['env_steps']) / spent:,.0f} "
+                  f"| {int(row['episodes']) / spent:,.0f} | {float(row['success']):.3f} |")
 
 
 if __name__ == "__main__":

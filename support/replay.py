@@ -48,6 +48,10 @@ class Replay:
         greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019)."""
         self.priority[index] = 0.9 * error.abs().amax(0) + 0.1 * error.abs().mean(0) + 1e-6
 
+    def bytes(self):
+        """How much memory it takes."""
+        return sum(x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, torch.Tensor))
+
     def state(self):
         """All of it, to be saved; `restore` takes it back."""
         return dict(stored=self.stored, next=self.next, **{name: getattr(self, name)[..., :self.stored].clone()

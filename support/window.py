@@ -179,4 +179,7 @@ class Map:
         return torch.where(self.late, then, now)
 
     def along(self, cells):
-        return as_seen(torch.stack(self.patches, 1), torch.stack(self.next_n), self.network.thinker)
+        patches, next_n = torch.stack(self.patches, 1), torch.stack(self.next_n)
+        if self.late is None:
+            return patches, next_n
+        return as_seen(patches, next_n, self.network.thinker)

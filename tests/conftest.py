@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(main, name, value)
-        return folder, main.train()
+        return folder, main.run()
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Slow and obvious versions of what the program does fast, for one maze at a time, and helpers to make test mazes."""
+import math
+
 import networkx as nx
 import numpy as np
+import pytest
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
@@ -8,6 +11,18 @@ from scipy.sparse.csgraph import shortest_path
 import main
 import maze
 import model
+from support import settings
+
+
+
+def override(arguments):
+    """Sets main's constants from KEY=VALUE arguments, as the command line does."""
+    vars(main).update(settings.override(main.config(), main.BY_AGENT, arguments))
+
+
+def check():
+    settings.check(main.config(), main.WORLD)
+
 
 STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
@@ -15,7 +30,7 @@ STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 def random_mazes(b, h, w, seed=0, share=0.3):
     """B random mazes with loops; goal and start are open, but the start may be cut off."""
     generator = torch.Generator().manual_seed(seed)
-    walls = torch.rand(h, w, b, generator=generator) < share
+    walls = torch.rand(h, w, b, generator=generator, dtype=torch.float32) < share
     goal, start = (torch.randint(h * w, (b,), generator=generator) for _ in range(2))
     walls.view(-1, b)[goal, torch.arange(b)] = False
     walls.view(-1, b)[start, torch.arange(b)] = False
@@ -151,35 +166,6 @@ def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelt
     return torch.tensor(columns).t()
 
 
-def conv_raw_success(network, cells):
-    """A VIN's p for every cell and action before it is clipped, (4, H, W, B), as convolutions over the cells, which are
-    0 open, 1 wall or 2 unknown; outside is wall. A VIN looks at each action in a maze that is turned until it leads up. A Mapper
-    doesn't, and its p depends also on whether a row and a column are even."""
-    kinds = network.look.weight.shape[1] // 9
-    found = []
-    for action, quarters in enumerate((0, 2, 3, 1) if kinds == 1 else (0, 0, 0, 0)):
-        turned = torch.rot90(torch.as_tensor(cells), quarters)
-        rim = torch.nn.functional.pad(turned.long().permute(2, 0, 1), (1, 1, 1, 1), value=1)
-        x = torch.stack([rim == kind for kind in range(1, kinds + 1)], 1).to(network.reward.dtype)
-        x = torch.conv2d(x, network.look.weight[:, :9 * kinds].view(-1, kinds, 3, 3), network.look.bias)
-        if kinds == 2:
-            for y, column in np.ndindex(cells.shape[:2]):
-                x[:, :, y, column] += network.look.weight[:, 18 + 2 * (y % 2) + column % 2]
-        x = torch.conv2d(x.relu(), network.judge.weight[:, :, None, None], network.judge.bias)
-        found.append(torch.rot90(x[:, 0 if kinds == 1 else action].permute(1, 2, 0), -quarters))
-    return (torch.stack(found) / 6 + 0.5).detach()
-
-
-def conv_success(network, cells):
-    """The p that plans are made with: clipped, and never under 0.05 where nobody has looked."""
-    p = conv_raw_success(network, cells).clamp(0, 1)
-    if network.look.weight.shape[1] > 9:
-        rim = np.pad(cells, [(1, 1), (1, 1), (0, 0)], constant_values=1)
-        ahead = np.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
-        p = torch.where(torch.from_numpy(ahead == 2), p.clamp(min=0.05), p)
-    return p
-
-
 def window(walls, cell, radius, outside=True):
     """The cells around a cell of (H, W), cut out of a padded copy: (2 radius + 1, 2 radius + 1)."""
     y, x = divmod(int(cell), walls.shape[1])
@@ -204,74 +190,218 @@ def goes_round(cells):
     return False
 
 
-def fixed_point(p, reward, goal, gamma):
-    """u and Q of the VIN's equation in one maze, by plain value iteration: p (4, H, W) -> (H, W), (4, H, W)."""
-    h, w = p.shape[1:]
-    u, here = np.zeros((h, w)), np.zeros((h, w))
-    here.flat[goal] = reward
-    while True:
-        rim = np.pad(u, 1)
-        ahead = np.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
-        q = p * ahead + (1 - p) * u
-        new = np.maximum(here, gamma * q.max(0))
-        if np.abs(new - u).max() < 1e-12:
-            return u, q
-        u = new
+# Networks that think, one maze and one cell at a time. n: what the cells (y, x) are worth, in
+# eighths of a step, a dictionary of those that have a value. kind: an array (H, W), 0 open, 1 wall
+# or 2 unknown.
+
+
+def kind_at(kind, y, x):
+    """Outside is wall."""
+    inside = 0 <= y < kind.shape[0] and 0 <= x < kind.shape[1]
+    return int(kind[y, x]) if inside else 1
+
+
+def look(thinker, gamma, kind, n, y, x):
+    """(Q of the four actions in units of m, m) in a cell; None if nothing in reach has a value."""
+    near = [n.get((y + dy, x + dx)) for dy, dx in [(0, 0), *STEPS]]
+    m = max((worth for worth in near if worth is not None), default=None)
+    if m is None:
+        return None
+    r, kinds = thinker.core.radius, range(1, thinker.kinds)
+    square = [[(y + dy, x + dx) for dx in range(-r, r + 1)] for dy in range(-r, r + 1)]
+    planes = [[[float(kind_at(kind, *cell) == one) for cell in line] for line in square]
+              for one in kinds]
+    worth = [[min(gamma ** ((m - n[cell]) / 8), gamma ** -r) if cell in n else 0.0
+              for cell in line] for line in square]
+    x = torch.tensor([*planes, worth], dtype=torch.get_default_dtype())
+    with torch.no_grad():
+        return thinker.core(x[..., None])[:, 0].tolist(), m
+
+
+def rises(thinker, gamma, kind, n, cells):
+    """Which of these cells, all looking at the same moment, would be worth more, and how much."""
+    risen = {}
+    for cell in cells:
+        seen = look(thinker, gamma, kind, n, *cell)
+        best = min(max(seen[0]), 1.0) if seen else 0.0
+        if best > 1e-3:
+            worth = seen[1] + round(math.log(best) / math.log(1 / gamma) * 8)
+            if cell not in n or worth > n[cell]:
+                risen[cell] = worth
+    return risen
+
+
+def open_cells(kind, goal):
+    """All but walls and the goal, as (y, x)."""
+    return [(y, x) for y, x in np.ndindex(kind.shape) if kind[y, x] != 1 and (y, x) != goal]
+
+
+def think(thinker, gamma, kind, goal, looks=0):
+    """n as the network finds it: who rises wakes the neighbours; when all are asleep, all look."""
+    goal = divmod(int(goal), kind.shape[1])
+    n, cells, looked = {goal: 8}, open_cells(kind, goal), 1
+
+    def awake(risen):
+        woken = {(y + dy, x + dx) for y, x in risen for dy, dx in STEPS
+                 if n.get((y + dy, x + dx), -math.inf) < n[y, x]}
+        return [cell for cell in woken if kind_at(kind, *cell) != 1]
+
+    looking = awake([goal])
+    while not looks or looked < looks:
+        everyone = not looking
+        risen = rises(thinker, gamma, kind, n, cells if everyone else looking)
+        if everyone and not risen:
+            break
+        n.update(risen)
+        looking, looked = awake(risen), looked + 1
+    return n
+
+
+def think_in_any_order(thinker, gamma, kind, goal, chance):
+    """n where the cells look one after another, in random order, until none of them rises."""
+    goal = divmod(int(goal), kind.shape[1])
+    n, cells, changed = {goal: 8}, open_cells(kind, goal), True
+    while changed:
+        changed = False
+        for i in chance.permutation(len(cells)):
+            risen = rises(thinker, gamma, kind, n, [cells[i]])
+            n.update(risen)
+            changed |= bool(risen)
+    return n
+
+
+def thinker_of(core, gamma, looks=0, kinds=2):
+    """A network that thinks with this core."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.CORES, "given", lambda *_: core)
+        return model.Thinker("given", 0, gamma, looks, kinds)
+
+
+class Exact(torch.nn.Module):
+    """A core that has nothing to learn: gamma times what the cell is worth that a move leads to."""
+
+    def __init__(self, gamma, radius=1):
+        super().__init__()
+        self.gamma, self.radius = gamma, radius
+
+    def forward(self, x):
+        r = self.radius
+        ways = [(x[0, r + dy, r + dx], x[-1, r + dy, r + dx]) for dy, dx in STEPS]
+        found = [torch.where(wall > 0, x[-1, r, r], worth) for wall, worth in ways]
+        return self.gamma * torch.stack(found)
 
 
 @torch.no_grad()
 def make_exact(network):
-    """Sets a VIN's weights by hand, so that p is 1 where the way is open, else 0, and the reward 1."""
-    for weights in network.parameters():
+    """Sets the weights of a VIN by hand, so that p is 1 where the way is open, else 0."""
+    core = network.core
+    for weights in core.parameters():
         weights.zero_()
-    for action, place in enumerate((1, 7, 3, 5)[:len(network.judge.bias)]):  # one direction, up, may stand for all
-        network.look.weight[action, place] = -1
-        network.look.bias[action] = 1
-        network.judge.weight[action, action] = 100
-    network.judge.bias.fill_(-50)
-    network.reward.fill_(1)
+    for action, place in enumerate((1, 7, 3, 5)):  # in the first plane, which says what is wall
+        core.hidden.weight[action, place] = -1
+        core.hidden.bias[action] = 1
+        core.p.weight[action, action] = 100
+    core.p.bias.fill_(-50)
     return network
 
 
-class Given(model.WholeMaze):
-    """A network that holds this q (4, H, W, B) right, whatever it is shown."""
+def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
+    """Of networks that think: the target of each step (T, B), in units of m, and which steps count.
+
+    In absolute values, double precision, from the last step to the first. q, q_target (4, T + 1, B)
+    are in units of m; n (H, W, B): what the cells are worth to the target network; -inf: nothing.
+    """
+    (steps, b), (h, w, _) = episodes.actions.shape, n.shape
+    targets = torch.zeros(steps, b, dtype=torch.float64)
+    counts = torch.zeros(steps, b, dtype=torch.bool)
+    for i in range(b):
+        goal, cells = int(episodes.mazes.goal[i]), episodes.cells[:, i].tolist()
+        m, value = [], []
+        for t, cell in enumerate(cells):
+            y, x = divmod(cell, w)
+            near = [(y + dy, x + dx) for dy, dx in [(0, 0), *STEPS]]
+            near = [n[y, x, i].item() for y, x in near if 0 <= y < h and 0 <= x < w]
+            # On half of the steps it is as at the first look: only what is worth more counts.
+            least = near[0] if (t + i) % 2 == 0 else -math.inf
+            m.append(max((worth for worth in near if worth > least), default=-math.inf))
+            if t < steps:
+                worth = n.flatten(0, 1)[cells[t + 1], i].item()
+                value.append(gamma ** (-worth / 8) if worth > least else 0.0)
+        for t in range(steps if double else 0):
+            there = q_target[:, t + 1, i]
+            chosen = max(0.0, there[q[:, t + 1, i] == q[:, t + 1, i].max()].max().item())
+            value[t] *= chosen / max(1e-3, there.max().item())
+        reward = [float(there == goal != here) for here, there in zip(cells, cells[1:])]
+        done = [float(cell == goal) for cell in cells[1:]]
+        greedy = [float(q[action, t, i] == q[:, t, i].max())
+                  for t, action in enumerate(episodes.actions[:, i].tolist())]
+        for t, target in enumerate(lambda_targets(reward, done, value, greedy, gamma, lam)):
+            counts[t, i] = cells[t] != goal and m[t] > -math.inf
+            targets[t, i] = target * gamma ** (m[t] / 8) if counts[t, i] else 0.0
+    return targets, counts
+
+
+# Agents with a Q of their own, in place of a network
+
+
+class Table(torch.nn.Module):
+    """An agent that holds this q right, (4, H, W, B) or, in every maze, (4, H, W)."""
+
+    whole_maze = True
 
     def __init__(self, q):
         super().__init__()
-        self.q = q
+        self.table = torch.nn.Parameter(q.float())
 
-    def forward(self, mazes, plan=None):
+    def think(self, mazes):
+        q, b = self.table.detach(), len(mazes.goal)
+        if q.dim() == 3:
+            return Opinion(q[..., None].expand(-1, -1, -1, b), lambda cells: (cells,))
+        return Opinion(q, lambda cells: (cells * b + torch.arange(b),))
+
+    def q(self, seen):
+        q = self.table.flatten(1)[:, seen[0]]
+        return q, torch.zeros_like(q[0])
+
+    def next_value(self, seen, log_m, choice=None):
+        q, _ = self.q(seen)
+        return (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
+
+
+class Opinion:
+    """What an agent holds of mazes, found without thinking."""
+
+    def __init__(self, q, along):
+        self.q, self.along = q, along
+
+    def q_values(self):
         return self.q
 
 
 class Stepwise(torch.nn.Module):
-    """The same agent as this whole-maze network, but it is asked step by step."""
+    """The same agent as this one that sees the whole maze, but it is asked step by step."""
+
+    whole_maze = False
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def begin(self, mazes, learning=False):
-        return Steps(self.network(mazes))
+        return Steps(self.network.think(mazes))
 
-    def visited(self, episodes, plan):
-        return plan
-
-    def along(self, episodes, visited):
-        return model.along(visited[0], episodes.cells)
+    def q(self, seen):
+        return self.network.q(seen)
 
 
 class Steps:
-    def __init__(self, q):
-        self.q = q
+    def __init__(self, opinion):
+        self.opinion, self.along = opinion, opinion.along
 
     def see(self, cells):
-        return model.along(self.q, cells[None])[:, 0]
-
-    def plan(self):
-        return self.q,
+        return model.along(self.opinion.q, cells[None])[:, 0]
 
 
 def walked(mazes, q, steps, epsilon=None, generator=None):
     """The episodes of an agent with this q (4, H, W, B)."""
-    return main.rollout(Given(q), mazes, steps, epsilon, generator)[0]
+    return main.rollout(Table(q), mazes, steps, epsilon, generator)[0]

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve
 
 import main
 import maze
@@ -33,12 +34,12 @@ def test_fields_have_long_ways():
         assert 0.2 < text.walls.mean() < 0.6
 
 
-def test_windows_are_judged_as_they_are():
-    network = reference.make_exact(model.VIN(8, 64, 0.9).requires_grad_(False))
-    assert perfect.judged_windows(network) == (0, 960)
-    network.judge.bias[0] = 100  # holds every move to be free
-    wrong, of = perfect.judged_windows(network)
-    assert wrong == 4 * 112 and of == 960
+def test_caves_are_random_walls_smoothed_four_times():
+    for seed in range(5):
+        walls = np.random.default_rng(seed).random((14, 14)) < 0.45
+        for _ in range(4):
+            walls = convolve(walls.astype(int), np.ones((3, 3), int), mode="constant", cval=1) >= 5
+        assert np.array_equal(perfect.cave(14, np.random.default_rng(seed)), walls)
 
 
 def test_explorers_know_more_the_more_they_remember(capsys):
@@ -58,12 +59,41 @@ def test_frontier_explorer_knows_the_way_where_it_sees_everything():
 
 def test_an_ablation_leaves_the_constants_as_they_were(tiny):
     before = main.config()
-    (tiny / "one").mkdir()
-    summary, history = ablations.one_run(["REPLAY=uniform", "LAMBDA=0.5", "EVAL_MAZES=20"], str(tiny / "one"))
-    assert main.config() == before and 0 <= summary["success"] <= 1 and history[-1]["episodes"] == 128
+    row = ablations.one_run(["REPLAY=uniform", "LAMBDA=0.5", "EVAL_MAZES=20"])
+    assert main.config() == before and 0 <= row["success"] <= 1 and row["rise"] >= 1
 
 
 def test_every_stage_is_timed(tiny):
-    stages = speed.stages(model.VIN(8, 8, 0.98), torch.device("cpu"))
-    assert {"generate", "draw", "distances", "plan", "roll out", "targets", "update", "evaluate"} <= stages.keys()
+    stages = speed.stages(model.Thinker("vin", 8, 0.5), torch.device("cpu"), 1e9, 1e9)
+    assert {"generate", "draw", "distances", "think", "roll out", "update", "evaluate"} <= stages.keys()
     assert all(seconds > 0 and mazes > 0 and floor > 0 for seconds, mazes, _, _, floor in stages.values())
+
+
+@pytest.mark.parametrize("name", [name for name, (_, turned) in ablations.BUILT_IN.items() if turned])
+def test_what_is_built_in_can_be_taken_away_and_comes_back(tiny, name):
+    """Each turn changes what a network thinks, or what it learns from; afterwards all is as before."""
+    torch.manual_seed(0)
+    mazes = reference.random_mazes(30, 9, 9, share=0.3)
+
+    def thought(core="mlp"):
+        network = main.build(main.config() | dict(MODEL=core, GAMMA=0.5, LOOKS=40))
+        torch.manual_seed(1)
+        for weights in network.parameters():
+            torch.nn.init.normal_(weights, std=0.15)
+        torch.nn.init.constant_(network.core.q.bias, 0.55)
+        cells = main.rollout(network, mazes, 20)[0].cells
+        patch, _ = network.think(mazes).along(cells)
+        return network.q((patch, None))[0].detach()
+
+    before = thought()
+    with ablations.BUILT_IN[name][1]():
+        turned = thought()
+    assert turned.shape != before.shape or not torch.allclose(turned, before)
+    assert torch.equal(thought(), before)
+
+
+@pytest.mark.parametrize("name", list(ablations.ONCE))
+def test_networks_that_look_once_can_be_trained(tiny, name):
+    settings, turned = ablations.ONCE[name]
+    row = ablations.one_run([*settings.split(), "NUM_EPISODES=128", "EVAL_MAZES=20"], turned)
+    assert 0 <= row["success"] <= 1 and row["q_error"] < 10

@@ -14,6 +14,9 @@ import main
 import maze
 import model
 import reference
+from support import mazefile
+from support.checkpoint import save_checkpoint
+from support.window import MEMORIES, build
 
 MAZES = """\
 S...
@@ -39,7 +42,8 @@ def mazes(tmp_path):
 
 
 def checkpoint(path, network, **settings):
-    model.save_checkpoint(str(path), network, main.config() | dict(MODEL="vin", WIDTH=4, GRID=8) | settings)
+    settings = main.config() | dict(MODEL="vin", WIDTH=4, GRID=8) | settings
+    save_checkpoint(str(path), network, settings)
     return f"CHECKPOINT={path}"
 
 
@@ -51,7 +55,7 @@ def said_lines(text):
 
 
 def test_solve_prints_walks_and_verdicts(tmp_path, mazes, capsys):
-    exact = checkpoint(tmp_path / "exact.pt", reference.make_exact(model.VIN(8, 4, 0.99)))
+    exact = checkpoint(tmp_path / "exact.pt", reference.make_exact(model.Thinker("vin", 4, 0.5)))
     assert main.main(["solve", mazes, exact, "DEVICE=cpu"]) == 0
     out, err = capsys.readouterr()
     said = said_lines(out)
@@ -64,23 +68,27 @@ def test_solve_prints_walks_and_verdicts(tmp_path, mazes, capsys):
 
 
 def test_solve_says_when_the_agent_fails_or_takes_a_detour(tmp_path, mazes, capsys):
-    """The agent's p is 1 for every move, so it walks straight at the goal."""
-    network = reference.make_exact(model.VIN(8, 4, 0.99))
-    torch.nn.init.zeros_(network.look.weight)
-    blind = checkpoint(tmp_path / "blind.pt", network)
-    assert main.main(["solve", mazes, blind, "DEVICE=cpu"]) == 0
+    """It holds that one can never go left, and right only along a wall above."""
+    network = reference.make_exact(model.Thinker("vin", 4, 0.5))
+    with torch.no_grad():
+        network.core.p.weight[2] = 0
+        network.core.hidden.weight[3, 1], network.core.hidden.bias[3] = 1, 0
+    limping = checkpoint(tmp_path / "limping.pt", network)
+    assert main.main(["solve", mazes, limping, "DEVICE=cpu"]) == 0
     said = said_lines(capsys.readouterr().out)
     assert said[:4] == ["S...", "###.", "G...", "maze 1: not solved in 9 steps (shortest 8)"]
     assert said[4:6] == ["S#G", "maze 2: unreachable"]
-    assert said[-1] == "solved 2 of 4, by a shortest path 2"
+    assert said[6:11] == ["#S*", "..*", "..G", "...", "maze 3: solved in 3 steps (shortest 3)"]
+    assert said[11:14] == ["**...", "SG...", "maze 4: solved in 3 steps (shortest 1)"]
+    assert said[14:] == ["solved 2 of 4, by a shortest path 1"]
 
 
 def test_solve_with_the_agent_of_a_run(trained, tmp_path, capsys):
     folder, _ = trained
     generator = torch.Generator().manual_seed(1)
     drawn = maze.draw(maze.make_mazes(30, 12, generator), 12, 0.9, 100, "random", generator)
-    texts = [maze.TextMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(30)]
-    (tmp_path / "mazes.txt").write_text("\n\n".join(maze.format_maze(text) for text in texts) + "\n")
+    texts = [mazefile.FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(30)]
+    (tmp_path / "mazes.txt").write_text("\n\n".join(mazefile.draw(text) for text in texts) + "\n")
     assert main.main(["solve", str(tmp_path / "mazes.txt"), f"OUT_DIR={folder / 'out'}", "DEVICE=cpu"]) == 0
     said = said_lines(capsys.readouterr().out)
     assert len(said) == 30 * 13 + 1
@@ -88,7 +96,7 @@ def test_solve_with_the_agent_of_a_run(trained, tmp_path, capsys):
     for i, text in enumerate(texts):
         shown, verdict = "".join(said[13 * i:13 * i + 12]), said[13 * i + 12]
         shortest = reference.distances(text.walls, text.goal).flat[text.start]
-        assert shown.replace("*", ".") == maze.format_maze(text).replace("\n", "")
+        assert shown.replace("*", ".") == mazefile.draw(text).replace("\n", "")
         walked = np.array([cell in "*SG" for cell in shown]).reshape(12, 12)
         way = reference.distances(~walked, text.goal).flat[text.start]
         match = re.fullmatch(rf"maze {i + 1}: (solved|not solved) in (\d+) steps \(shortest {shortest}\)", verdict)
@@ -100,11 +108,22 @@ def test_solve_with_the_agent_of_a_run(trained, tmp_path, capsys):
     assert solved >= 15
 
 
-def test_mlp_walks_mazes_of_its_own_size(tmp_path, capsys):
-    (tmp_path / "mazes.txt").write_text("\n".join(["S......G"] + ["........"] * 7))
-    mlp = checkpoint(tmp_path / "mlp.pt", model.MLP(8, 4, 0.99), MODEL="mlp")
-    assert main.main(["solve", str(tmp_path / "mazes.txt"), mlp, "DEVICE=cpu"]) == 0
-    assert re.search(r"maze 1: (not )?solved in \d+ steps \(shortest 7\)\n", capsys.readouterr().out)
+AGENTS = [dict(MODEL=name) for name in model.CORES] + [dict(MODEL="cnn", LOOKS=3)]
+AGENTS += [dict(VISION=2, MEMORY=memory) for memory in MEMORIES]
+
+
+@pytest.mark.parametrize("agent", AGENTS, ids=str)
+def test_every_agent_walks_mazes_of_any_size(tmp_path, mazes, agent, capsys):
+    """One that has learned nothing, and knows a goal when it is beside it at best."""
+    settings = dict(MODEL="mlp", WIDTH=4, GRID=8) | agent
+    fresh = checkpoint(tmp_path / "fresh.pt", build(main.config() | settings), **settings)
+    assert main.main(["solve", mazes, fresh, "DEVICE=cpu"]) == 0
+    said = said_lines(capsys.readouterr().out)
+    verdicts = [line for line in said if line.startswith("maze ")]
+    for verdict, shortest in zip(verdicts, (8, None, 3, 1), strict=True):
+        assert "unreachable" in verdict if shortest is None else re.fullmatch(
+            rf"maze \d: (not )?solved in \d+ steps \(shortest {shortest}\)", verdict)
+    assert re.fullmatch(r"solved \d of 4, by a shortest path \d", said[-1])
 
 
 # Errors
@@ -145,22 +164,24 @@ WRONG = [
     ("UPDATES=20 BSZ=10", "UPDATES=20", "BSZ=10"), ("REPLAY=uniform REPLAY_SIZE=10", "REPLAY_SIZE=10", "BSZ"),
     ("MAX_EP_LENGTH=0", "MAX_EP_LENGTH=0"), ("EVAL_EVERY=0", "EVAL_EVERY=0"), ("NUM_EPISODES=0", "NUM_EPISODES=0"),
     ("DEVICE=toaster", "DEVICE=toaster"),
+    ("LOOKS=-1", "LOOKS=-1", "0"), ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
+    ("LOOKS=3e9", "LOOKS=3"),
     ("WIDTH=-1", "WIDTH=-1"), ("VISION=16", "VISION=16", "15"), ("VISION=-1", "VISION=-1"), ("THREADS=-1", "THREADS=-1"),
     ("PRIORITY_ALPHA=2", "PRIORITY_ALPHA=2", "0 to 1"), ("PRIORITY_BETA=nan", "PRIORITY_BETA=nan"), ("NOVELTY=-1", "NOVELTY=-1"),
     ("MEMORY=x", "MEMORY=x", "trail", "gru", "map"), ("SHAPING=x", "SHAPING=x", "manhattan", "oracle"),
     ("solve", "solve FILE"), ("solve SEED=3", "solve FILE"), ("solve mazes.txt GRIDD=8", "'GRIDD'"),
     # Each right by itself, but not together: the line names both, and what to choose.
-    ("VISION=2", "VISION=2", "MODEL=vin", "choose MODEL=mlp", "MEMORY=map"),
+    ("VISION=2 MODEL=vin", "VISION=2", "MODEL=vin", "choose MODEL=mlp", "MEMORY=map"),
     ("VISION=2 MODEL=cnn", "VISION=2", "MODEL=cnn", "choose MODEL=mlp"),
     ("VISION=2 MODEL=attention MEMORY=gru", "VISION=2", "MODEL=attention", "choose MODEL=mlp"),
-    ("VISION=2 MEMORY=trail", "VISION=2", "MODEL=vin", "choose MODEL=mlp"),
+    ("VISION=2 MODEL=vin MEMORY=trail", "VISION=2", "MODEL=vin", "choose MODEL=mlp"),
     ("MEMORY=trail MODEL=mlp", "MEMORY=trail", "VISION", "choose VISION=2", "MEMORY=none"),
     ("MEMORY=map", "MEMORY=map", "VISION", "choose VISION=2"),
-    ("VISION=2 MEMORY=map MODEL=mlp", "MEMORY=map", "MODEL=vin", "choose MODEL=vin"),
-    ("VISION=2 MEMORY=map MODEL=cnn", "MEMORY=map", "MODEL=vin", "choose MODEL=vin"),
+    *[(f"{agent} {wrong}", wrong, "thinks" if "SHAPING" in wrong else "think", "VISION=2")
+      for agent in ("MODEL=vin", "MODEL=cnn", "VISION=2 MEMORY=map")
+      for wrong in ("SHAPING=oracle", "SHAPING=manhattan", "NOVELTY=0.1")],
     ("VISION=2 MEMORY=map COMPASS=False", "MEMORY=map", "COMPASS=True"),
     ("COMPASS=False", "COMPASS=False", "VISION", "choose VISION=2", "COMPASS=True"),
-    ("solve mazes.txt SHAPING=oracle", "SHAPING=oracle", "solve", "leave it out"),
 ]
 
 
@@ -189,7 +210,7 @@ def test_out_dir_that_cannot_be_written_is_refused(trained, place, digests, caps
     refused([f"OUT_DIR={place}", f"PLOT_FILE={folder / 'plot.png'}", "DEVICE=cpu"], [place], folder, digests, capsys)
 
 
-@pytest.mark.parametrize("name", ["", "out", "nowhere/plot.png"])
+@pytest.mark.parametrize("name", ["out", "nowhere/plot.png"])
 def test_plot_file_that_cannot_be_written_is_refused_before_training(tiny, monkeypatch, name, digests, capsys):
     (tiny / "out").mkdir()
     monkeypatch.chdir(tiny)
@@ -228,11 +249,6 @@ def test_solving_before_training_is_refused(tmp_path, mazes, digests, capsys):
     refused(["solve", mazes, f"OUT_DIR={tmp_path / 'no_run'}"], ["no_run", "checkpoint.pt"], tmp_path, digests, capsys)
 
 
-def test_mlp_refuses_mazes_of_another_size(tmp_path, mazes, digests, capsys):
-    mlp = checkpoint(tmp_path / "mlp.pt", model.MLP(8, 4, 0.99), MODEL="mlp")
-    refused(["solve", mazes, mlp, "DEVICE=cpu"], ["maze 1 is 3x4", "GRID=8"], tmp_path, digests, capsys)
-
-
 # As commands
 
 
@@ -246,10 +262,10 @@ def test_commands_for_a_run_and_for_solving(tmp_path, mazes):
     settings = "GRID=8 NUM_EPISODES=64 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL_SAMPLE=10 DEVICE=cpu".split()
     done = command(tmp_path, *settings)
     assert done.returncode == 0 and not done.stderr
-    assert "see training_plot.png and out/" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mazes.txt", "out", "training_plot.png"]
+    assert "see out/training_plot.png and out/" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mazes.txt", "out"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"checkpoint.pt", "metrics.csv", "summary.json", "mazes.npz"} <= written
+    assert {"checkpoint.pt", "metrics.csv", "summary.json", "mazes.npz", "training_plot.png"} <= written
     done = command(tmp_path, "solve", mazes, "DEVICE=cpu")
     assert done.returncode == 0 and not done.stderr
     assert re.fullmatch(r"solved \d of 4, by a shortest path \d", done.stdout.splitlines()[-1])

@@ -1,4 +1,5 @@
 """Thousands of inputs that no one would write, from a few seeds: each is taken, or refused in one line."""
+import hashlib
 import io
 import os
 import pickle
@@ -14,6 +15,9 @@ import main
 import maze
 import model
 import reference
+from support import mazefile
+from support.checkpoint import load_checkpoint, save_checkpoint
+from support.window import build
 
 ODD = ["", "0", "-0", "1", "-1", "2", "0.5", "1e3", "1e-400", "1e400", "-1e9", "nan", "inf", "-inf", "0x10", "1_000", "1__0", "_1", "+1", " 1",
        "1 ", "٣", "²", "½", "1" * 400, "1" * 5000, "True", "FALSE", "None", "[]", "vin", "cnn", "off", "auto", "uniform", "map", "=", "a=b",
@@ -44,8 +48,8 @@ def taken(action, *arguments):
 
 
 def set_all(arguments):
-    main.override(arguments)
-    main.check()
+    reference.override(arguments)
+    reference.check()
     return main.config()
 
 
@@ -93,21 +97,21 @@ def test_any_maze_file_is_taken_or_refused_in_one_line(monkeypatch):
             content = mutated(chance, text.encode(), [bytes([i]) for i in range(256)])
         else:
             content = bytes(chance.choice(b"#.SG \n") for _ in range(chance.randint(0, 30)))
-        monkeypatch.setattr(maze, "open", lambda path, encoding: io.TextIOWrapper(io.BytesIO(content), encoding), raising=False)
-        texts = taken(maze.read_mazes, "mazes.txt")
+        monkeypatch.setattr(mazefile, "open", lambda path, encoding: io.TextIOWrapper(io.BytesIO(content), encoding), raising=False)
+        texts = taken(mazefile.read, "mazes.txt")
         for one in texts or ():
             done += 1
             assert one.walls.size > 1 and one.start != one.goal and not one.walls.flat[one.start] and not one.walls.flat[one.goal]
         if texts:  # and is read as it was written
-            again = "\n\n".join(maze.format_maze(one) for one in texts)
+            again = "\n\n".join(mazefile.draw(one) for one in texts)
             assert again.split() == content.decode().replace(" ", ".").split()
     assert done > 200
 
 
 def test_whatever_is_read_can_be_walked(tmp_path, capsys):
     chance, path = random.Random(1), tmp_path / "mazes.txt"
-    model.save_checkpoint(str(tmp_path / "exact.pt"), reference.make_exact(model.VIN(8, 4, 0.99)),
-                          main.config() | dict(MODEL="vin", WIDTH=4, GRID=8))
+    save_checkpoint(str(tmp_path / "exact.pt"), reference.make_exact(model.Thinker("vin", 4, 0.5)),
+                    main.config() | dict(MODEL="vin", WIDTH=4, GRID=8))
     for _ in range(30):
         path.write_text("\n\n".join(valid_mazes(chance) for _ in range(3)))
         assert main.main(["solve", str(path), f"CHECKPOINT={tmp_path / 'exact.pt'}", "DEVICE=cpu"]) == 0
@@ -129,7 +133,7 @@ class Trap:
 
 
 def sealed(data):
-    return model.hashlib.sha256(data).digest() + data
+    return hashlib.sha256(data).digest() + data
 
 
 def rezipped(data, change):
@@ -171,19 +175,20 @@ def apart(action):
 
 def checkpoint(path, kind="MODEL=vin", **settings):
     """A small checkpoint, and what is in it."""
-    main.override(["WIDTH=4", "GRID=8", *kind.split()])
-    model.save_checkpoint(str(path), model.build(main.config()), main.config() | settings, batch=1, history=[dict(loss=1.0)])
+    reference.override(["WIDTH=4", "GRID=8", *kind.split()])
+    network, settings = build(main.config()), main.config() | settings
+    save_checkpoint(str(path), network, settings, batch=1, history=[dict(loss=1.0)])
     return path.read_bytes()
 
 
 def walks(path):
     """Loads a checkpoint, and has the agent look at a maze: what is taken must be of use."""
-    network, settings, progress = model.load_checkpoint(str(path), "cpu")
+    network, settings, progress = load_checkpoint(str(path), "cpu")
     mazes = maze.Mazes(torch.zeros(8, 8, 2, dtype=torch.bool), torch.tensor([3, 4]), torch.tensor([60, 61]))
     main.rollout(network, mazes, 3)
 
 
-@pytest.mark.parametrize("kind", ["MODEL=vin", "MODEL=mlp VISION=1 MEMORY=gru"])
+@pytest.mark.parametrize("kind", ["MODEL=cnn", "VISION=1 MEMORY=gru"])
 def test_any_change_of_a_checkpoint_is_noticed_or_refused(tmp_path, kind):
     whole = checkpoint(tmp_path / "a.pt", kind)
     data, alphabet = whole[32:], [bytes([i]) for i in range(256)]
@@ -198,7 +203,7 @@ def test_any_change_of_a_checkpoint_is_noticed_or_refused(tmp_path, kind):
             else:
                 content = sealed(rezipped(data, lambda text: mutated(chance, text, alphabet)))
             (tmp_path / "a.pt").write_bytes(content)
-            loaded = taken(model.load_checkpoint, str(tmp_path / "a.pt"), "cpu")
+            loaded = taken(load_checkpoint, str(tmp_path / "a.pt"), "cpu")
             assert loaded is None or number % 4 or content == whole
 
     apart(change)
@@ -206,13 +211,15 @@ def test_any_change_of_a_checkpoint_is_noticed_or_refused(tmp_path, kind):
 
 WRONG_SETTINGS = [("WIDTH", value) for value in (-1, 5, 10 ** 7, 10 ** 8, 10 ** 12, 10 ** 30, 4.0, "4", None, [4], torch.ones(2))] + [
     ("GRID", value) for value in (-8, 0, 9, 10 ** 5, 10 ** 12, 8.5, "8", None)] + [
+    ("LOOKS", value) for value in (-1, 3, 10 ** 12, 2.0, "3", None)] + [
     ("GAMMA", value) for value in ("x", None, [], float("nan"), float("inf"), -1.0, 2.0, 10 ** 400, torch.ones(3))] + [
     ("MODEL", value) for value in ("foo", "", None, [], {}, 3)] + [
     ("VISION", value) for value in (-1, 2, 10 ** 4, 10 ** 9, 0.5, "1", None)] + [
     ("MEMORY", value) for value in ("foo", None, [], 1)] + [("COMPASS", value) for value in ("x", None, 5.0, [])]
 
 
-@pytest.mark.parametrize("kind", ["MODEL=vin", "MODEL=mlp", "MODEL=attention", "MODEL=mlp VISION=1 MEMORY=gru", "VISION=1 MEMORY=map"])
+@pytest.mark.parametrize("kind", ["MODEL=vin", "MODEL=mlp", "MODEL=cnn", "MODEL=attention",
+                                  "VISION=1 MEMORY=gru", "VISION=1 MEMORY=map"])
 def test_checkpoint_with_wrong_settings_is_refused_or_of_use(tmp_path, kind):
     def each():
         for name, value in WRONG_SETTINGS:
@@ -252,5 +259,5 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, place):
         for content in file.getvalue(), sealed(file.getvalue()):
             (tmp_path / "a.pt").write_bytes(content)
             with pytest.raises(maze.UserError):
-                model.load_checkpoint(str(tmp_path / "a.pt"), "cpu")
+                load_checkpoint(str(tmp_path / "a.pt"), "cpu")
             assert not trap.exists()

@@ -8,6 +8,7 @@ from scipy.stats import binomtest, chisquare
 
 import maze
 import reference
+from support import mazefile
 from maze import UserError
 
 
@@ -259,6 +260,25 @@ def test_walls_go_in_all_places_alike():
     assert np.abs(together).max() < 6 / math.sqrt(20_000)
 
 
+@pytest.mark.parametrize("most", [0.3, 0.7])
+def test_random_walls_are_of_all_shares_and_stand_anywhere(most):
+    mazes = maze.random_walls(20_000, 7, seeded(), most)
+    at_goal = mazes.walls.flatten(0, 1).gather(0, mazes.goal[None])
+    assert torch.equal(mazes.start, mazes.goal)
+    assert not at_goal.any() and not mazes.walls[0, 0].any()
+    share = mazes.walls.flatten(0, 1)[1:].float().mean(0)
+    assert share.mean().item() == pytest.approx(most / 2, abs=0.01)
+    between = share.var().item() - (share * (1 - share) / 48).mean().item()  # less what chance adds
+    assert between == pytest.approx(most ** 2 / 12, rel=0.1)
+    per_cell = mazes.walls.flatten(0, 1)[1:].sum(1)
+    assert per_cell.max() - per_cell.min() < 8 * (20_000 * most / 4) ** 0.5
+    open_at_goal = torch.bincount(mazes.goal, minlength=49)
+    assert open_at_goal.min() > 0
+    again, other = (maze.random_walls(50, 7, seeded(seed), most) for seed in (0, 1))
+    assert torch.equal(again.walls, maze.random_walls(50, 7, seeded(), most).walls)
+    assert not torch.equal(again.walls, other.walls)
+
+
 def test_drawing_leaves_the_cache_as_it_was_and_follows_its_generator():
     packed = maze.make_mazes(50, 8, seeded())
     before = packed.clone()
@@ -279,17 +299,6 @@ def test_neighbours_are_the_cells_that_the_actions_lead_to(h, w):
         for y, x_ in np.ndindex(h, w):
             inside = 0 <= y + dy < h and 0 <= x_ + dx < w
             assert ahead[action, y, x_].tolist() == (x[y + dy, x_ + dx].tolist() if inside else [-1] * 3)
-
-
-@pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (11, 4), (1, 7)])
-def test_beside_is_the_cell_itself_and_its_neighbours(h, w):
-    x, y = (torch.randint(1, 1000, (h, w, 6), generator=seeded(seed)) for seed in (0, 1))
-    cells = torch.randint(h * w, (10, 6), generator=seeded(2))
-    found = maze.beside(cells, maze.padded(x, 1, -1), maze.padded(y.float(), 1, -1))
-    for each, near in zip((x, y), found, strict=True):
-        wanted = torch.cat([each[None], maze.neighbours(each, -1)]).flatten(1, 2).gather(1, cells.expand(5, -1, -1))
-        assert near.dtype == (torch.int64 if each is x else torch.float32)
-        assert torch.equal(near.long(), wanted)
 
 
 @pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (9, 2), (1, 6)])
@@ -392,7 +401,7 @@ def texts(*sizes):
     for seed, (h, w) in enumerate(sizes):
         mazes = reference.random_mazes(20, h, w, seed)
         i = int((mazes.start != mazes.goal).nonzero()[0])
-        found.append(maze.TextMaze(mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i])))
+        found.append(mazefile.FileMaze(mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i])))
     return found
 
 
@@ -400,24 +409,24 @@ def texts(*sizes):
 @pytest.mark.parametrize("letter", [".", " "])
 def test_mazes_of_any_size_survive_being_written_and_read(tmp_path, between, end, letter):
     wanted = texts((4, 7), (1, 2), (16, 16), (5, 1), (4, 7))
-    text = between.join(maze.format_maze(one) for one in wanted).replace(".", letter)
+    text = between.join(mazefile.draw(one) for one in wanted).replace(".", letter)
     text = text.replace("\r\n", "\n").replace("\n", "\r\n") if "\r" in between else text
     (tmp_path / "mazes.txt").write_bytes(("\n" + text + end).encode())
-    read = maze.read_mazes(str(tmp_path / "mazes.txt"))
+    read = mazefile.read(str(tmp_path / "mazes.txt"))
     assert len(read) == len(wanted)
     for one, other in zip(read, wanted):
         assert (one.walls == other.walls).all() and one.start == other.start and one.goal == other.goal
 
 
 def test_format_shows_the_walk_between_start_and_goal():
-    one = maze.TextMaze(np.array([[0, 0, 1], [1, 0, 0]], bool), 0, 5)
-    assert maze.format_maze(one) == "S.#\n#.G"
-    assert maze.format_maze(one, [0, 1, 4, 5]) == "S*#\n#*G"
+    one = mazefile.FileMaze(np.array([[0, 0, 1], [1, 0, 0]], bool), 0, 5)
+    assert mazefile.draw(one) == "S.#\n#.G"
+    assert mazefile.draw(one, [0, 1, 4, 5]) == "S*#\n#*G"
 
 
 def test_stack_keeps_every_maze():
     wanted = texts((4, 6), (4, 6), (4, 6))
-    mazes = maze.stack(wanted)
+    mazes = mazefile.stack(wanted)
     assert mazes.walls.shape == (4, 6, 3)
     for i, one in enumerate(wanted):
         assert (mazes.walls[..., i].numpy() == one.walls).all()
@@ -436,14 +445,14 @@ MALFORMED = [
 def test_malformed_maze_file_is_refused_with_its_line(tmp_path, text, where, what):
     (tmp_path / "mazes.txt").write_text(text)
     with pytest.raises(UserError) as error:
-        maze.read_mazes(str(tmp_path / "mazes.txt"))
+        mazefile.read(str(tmp_path / "mazes.txt"))
     assert where in str(error.value) and what in str(error.value) and "mazes.txt" in str(error.value)
 
 
 def test_binary_file_is_no_maze_file(tmp_path):
     (tmp_path / "mazes.txt").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(UserError, match="not a text file"):
-        maze.read_mazes(str(tmp_path / "mazes.txt"))
+        mazefile.read(str(tmp_path / "mazes.txt"))
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import main
-import model
+from support import run
+from support.checkpoint import load_checkpoint
+from support.window import build
 from test_runs import Forked, quick, runs, small  # noqa: F401
 
 if not torch.distributed.is_available():
@@ -23,7 +25,9 @@ def same_mazes(quick, monkeypatch):  # noqa: F811
     def shared(cache, n, level, generator):
         batch.append(main.WORLD)
         mazes = draw(cache, n * main.WORLD, level, torch.Generator().manual_seed(batch.count(main.WORLD)))
-        return mazes.select(slice(main.RANK, None, main.WORLD))
+        # To each its share of every update, an even one: else other steps are learned as at first.
+        share = torch.arange(n * main.WORLD).view(main.UPDATES, main.WORLD, -1)[:, main.RANK]
+        return mazes.select(share.flatten())
 
     monkeypatch.setattr(main, "draw", shared)
     return quick
@@ -37,7 +41,7 @@ def processes(folder, world, *settings):
 
     def join(rank):
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
-        main.RANK, main.WORLD = rank, world
+        run.RANK, run.WORLD = main.RANK, main.WORLD = rank, world
 
     return [Forked(folder, *SETTINGS, *settings, prepare=lambda rank=rank: join(rank)) for rank in range(world)]
 
@@ -48,8 +52,10 @@ def test_processes_learn_together_what_one_learns_alone(same_mazes, world):
     for process in processes(same_mazes / "shared", world):
         status, said = process.end()
         assert status == 0, said
-    (alone, _, one), (shared, _, many) = (model.load_checkpoint(f"{same_mazes}/{name}/checkpoint.pt", "cpu") for name in ("alone", "shared"))
-    fresh = model.build(main.config())
+    (alone, _, one), (shared, _, many) = (
+        load_checkpoint(f"{same_mazes}/{name}/checkpoint.pt", "cpu")
+        for name in ("alone", "shared"))
+    fresh = build(main.config())
     for a, b, c in zip(alone.parameters(), shared.parameters(), fresh.parameters()):
         assert torch.allclose(a, b, atol=1e-4) and (a - c).abs().max() > 1e-3
     assert one["env_steps"] == many["env_steps"] and one["batch"] == many["batch"] == 10
@@ -63,7 +69,7 @@ def test_a_process_that_dies_ends_the_run_in_one_line(same_mazes):
     status, said = first.end()
     assert status == 2 and "RESUME=True" in said and "Traceback" not in said
     assert second.end()[0] == -signal.SIGKILL
-    assert model.load_checkpoint(f"{same_mazes}/out/checkpoint.pt", "cpu")[2]["batch"] >= 1
+    assert load_checkpoint(f"{same_mazes}/out/checkpoint.pt", "cpu")[2]["batch"] >= 1
 
 
 def test_a_signal_stops_all_processes_at_the_same_batch(same_mazes):

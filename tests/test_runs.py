@@ -16,7 +16,8 @@ from PIL import Image
 
 import main
 import maze
-import model
+from support import pictures
+from support.checkpoint import load_checkpoint, save_checkpoint
 
 if sys.platform != "linux":
     pytest.skip("runs are killed and starved in the ways of Linux", allow_module_level=True)
@@ -31,7 +32,7 @@ def small(tiny, monkeypatch):
     """Constants for a run of 8 batches."""
     for name, value in dict(NUM_EPISODES=256, BSZ=32, UPDATES=4, EVAL_MAZES=16, EVAL_SAMPLE=8, MAX_EP_LENGTH=12, MAZE_CACHE_SIZE=100).items():
         monkeypatch.setattr(main, name, value)
-    monkeypatch.setattr(main, "tell_budget", lambda *_: None)
+    monkeypatch.setattr(main, "first_lines", lambda *_: "")
     return tiny
 
 
@@ -42,9 +43,9 @@ def quick(small, monkeypatch):
         with maze.replacing(main.PLOT_FILE) as beside:
             Image.new("1", (1, 1)).save(beside, "png")
 
-    monkeypatch.setattr(main, "plot", pixel)
-    monkeypatch.setattr(main, "show_walks", lambda *_: None)
-    monkeypatch.setattr(main, "show_agent", lambda *_: None)
+    monkeypatch.setattr(pictures, "course", pixel)
+    monkeypatch.setattr(pictures, "walks", lambda *_: None)
+    monkeypatch.setattr(pictures, "thinking", lambda *_: None)
     return small
 
 
@@ -123,7 +124,7 @@ def stopped_after(monkeypatch, batches, folder, *settings):
 
 def left(folder):
     """What a run leaves, without the times."""
-    network, settings, progress = model.load_checkpoint(f"{folder}/checkpoint.pt", "cpu")
+    network, settings, progress = load_checkpoint(f"{folder}/checkpoint.pt", "cpu")
     with open(f"{folder}/metrics.csv", newline="") as file:
         rows = [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
     with open(f"{folder}/summary.json") as file:
@@ -153,7 +154,7 @@ def check_whole(folder):
     unfinished = {name for name in files if name.endswith(".part")}
     assert files.keys() - unfinished <= {"lock", "checkpoint.pt", "metrics.csv", "summary.json", "mazes.npz", "rollouts.png", "agent.gif"}
     if "checkpoint.pt" in files:
-        network, settings, progress = model.load_checkpoint(str(files["checkpoint.pt"]), "cpu")
+        network, settings, progress = load_checkpoint(str(files["checkpoint.pt"]), "cpu")
         batches = progress["batch"]
         assert batches * settings["BSZ"] == progress["history"][-1]["episodes"]
         assert all(weights.isfinite().all() for weights in network.parameters())
@@ -185,8 +186,10 @@ def one_line(capsys, *wanted):
 # Stopped, and resumed
 
 
-KINDS = ["MODEL=vin", "REPLAY=uniform REPLAY_SIZE=64", "REPLAY=prioritized REPLAY_SIZE=100",
-         "MODEL=mlp VISION=2 MEMORY=trail WIDTH=16", "MODEL=mlp VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform", "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=64 UPDATES=1 MAX_EP_LENGTH=4"]
+KINDS = ["MODEL=mlp", "MODEL=vin REPLAY=uniform REPLAY_SIZE=64",
+         "REPLAY=prioritized REPLAY_SIZE=100", "VISION=2 MEMORY=trail WIDTH=16",
+         "VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform",
+         "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=64 UPDATES=1 MAX_EP_LENGTH=4"]
 
 
 @pytest.mark.parametrize("settings", KINDS)
@@ -233,8 +236,8 @@ def test_finished_run_that_is_resumed_is_finished_still(quick):
 def test_seconds_of_a_resumed_run_go_on_from_where_it_stopped(quick, monkeypatch):
     stopped_after(monkeypatch, 3, quick / "out")
     path = str(quick / "out" / "checkpoint.pt")
-    network, settings, progress = model.load_checkpoint(path, "cpu")
-    model.save_checkpoint(path, network, settings, **progress | dict(seconds=1000.0))
+    network, settings, progress = load_checkpoint(path, "cpu")
+    save_checkpoint(path, network, settings, **progress | dict(seconds=1000.0))
     assert runs(quick / "out", "RESUME=True") == 0
     assert 1000 < json.loads((quick / "out" / "summary.json").read_text())["seconds"] < 1010
 
@@ -244,9 +247,10 @@ def test_nothing_to_resume_is_said(quick, capsys):
     one_line(capsys, "no checkpoint", quick / "out" / "checkpoint.pt")
 
 
-@pytest.mark.parametrize("changed", ["GAMMA=0.9", "MODEL=cnn", "WIDTH=3", "SEED=1", "BSZ=16", "GRID=9", "REPLAY=uniform", "DOUBLE=False"])
+@pytest.mark.parametrize("changed", ["GAMMA=0.9", "MODEL=cnn", "WIDTH=3", "LOOKS=9", "SEED=1",
+                                     "BSZ=16", "GRID=9", "REPLAY=uniform", "DOUBLE=True"])
 def test_resuming_with_other_constants_is_refused(quick, capsys, changed):
-    assert runs(quick / "out", "NUM_EPISODES=32", "MODEL=vin") == 0
+    assert runs(quick / "out", "NUM_EPISODES=32") == 0
     before = (quick / "out" / "checkpoint.pt").read_bytes()
     assert runs(quick / "out", "NUM_EPISODES=32", "RESUME=True", changed) == 2
     one_line(capsys, changed, changed.split("=")[0] + "=", "checkpoint.pt")
@@ -262,7 +266,7 @@ def test_signal_ends_a_run_after_its_batch_with_all_its_files(small, number):
     run.until("level")
     run.signal(number)
     status, said = run.end()
-    assert status == 0 and "stopping after this batch; once more: at once" in said and "s in all" in said, said
+    assert status == 0 and "stopping once this batch or evaluation is done; once more: at once" in said and "s in all" in said, said
     assert 1 <= check_whole(small / "out") < 1e6 / 64
     assert {"summary.json", "metrics.csv", "rollouts.png", "agent.gif"} < {path.name for path in (small / "out").iterdir()}
     assert (small / "out.png").exists()
@@ -275,7 +279,7 @@ def test_second_signal_ends_a_run_at_once(quick, monkeypatch, first, second, wan
         run = Forked(quick / "out")
         run.until("now")
         run.signal(first)
-        run.until("stopping after this batch")
+        run.until("stopping once this batch")
         began = time.perf_counter()
         run.signal(second)
         status, said = run.end()
@@ -385,7 +389,7 @@ def test_second_run_in_one_folder_is_refused_and_a_later_one_is_not(quick, monke
         assert digests(quick) == before
         run.signal(signal.SIGKILL)
         run.end()
-    assert runs(quick / "out", "MODEL=vin", "SEED=0", "RESUME=True") == 0
+    assert runs(quick / "out", "MODEL=mlp", "SEED=0", "RESUME=True") == 0
     assert check_whole(quick / "out") == 8
 
 
@@ -439,8 +443,8 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
         damaged.append(bytes(flipped))
     for content in damaged:
         path.write_bytes(content)
-        with pytest.raises(model.UserError) as refusal:
-            model.load_checkpoint(str(path), "cpu")
+        with pytest.raises(maze.UserError) as refusal:
+            load_checkpoint(str(path), "cpu")
         assert len(str(refusal.value).splitlines()) == 1 and str(path) in str(refusal.value)
     capsys.readouterr()
     assert runs(quick / "out", "RESUME=True") == 2
@@ -450,7 +454,8 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
 # Numbers that are not finite, memory that runs out
 
 
-@pytest.mark.parametrize("settings, value", [("MODEL=vin", "nan"), ("MODEL=cnn", "inf"), ("MODEL=mlp VISION=1 REPLAY=prioritized", "nan")])
+@pytest.mark.parametrize("settings, value", [
+    ("MODEL=vin", "nan"), ("MODEL=cnn", "inf"), ("VISION=1 REPLAY=prioritized", "nan")])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_loss_that_is_not_finite_stops_the_run_in_its_batch(quick, monkeypatch, capsys, value, when, settings):
     """A weight goes astray before the first update of the fourth batch, or after the last one of the third, whose losses are all fine."""
@@ -467,7 +472,7 @@ def test_loss_that_is_not_finite_stops_the_run_in_its_batch(quick, monkeypatch, 
 
     monkeypatch.setattr(main, "update", astray)
     assert runs(quick / "out", *settings.split()) == 2
-    one_line(capsys, "finite", "LR")
+    one_line(capsys, "NaN or inf", "LR")
     assert next(count) == (16 if when == "before" else 12)
     assert check_whole(quick / "out") == (3 if when == "before" else 2)
 
@@ -490,7 +495,7 @@ def test_memory_that_runs_out_is_said(quick, monkeypatch, capsys, error, where):
 
     monkeypatch.setattr(f"main.{where}", fails)
     assert runs(quick / "out", "NUM_EPISODES=32") == 2
-    one_line(capsys, "memory", f"BSZ (now {main.BSZ})", f"GRID ({main.GRID})")
+    one_line(capsys, "memory", f"BSZ (now {main.BSZ})", f"GRID (now {main.GRID})")
     check_whole(quick / "out")
 
 

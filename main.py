@@ -3,7 +3,7 @@
     python main.py                      train with the constants below
     python main.py MODEL=cnn SEED=3     the same, with some of them overridden
     python main.py RESUME=True          go on with the run in OUT_DIR where it stopped
-    python main.py solve FILE           walk the mazes in a file with the trained agent
+    python main.py solve FILE           walk the mazes in a file (text, picture, .npy) with the agent
 """
 import time
 
@@ -411,10 +411,13 @@ def run():
                           evaluate, rollout)
 
 
-def solve(path):
-    """Walks each maze of a file with the agent of CHECKPOINT, and prints the walks."""
+def solve(path, start="", goal=""):
+    """Walks each maze of a file with the agent of CHECKPOINT; prints the walks, and draws a few.
+
+    start, goal: "y,x", for files that can't say it themselves.
+    """
     device = pick_device()
-    texts = mazefile.read(path)
+    texts = mazefile.read(path, start, goal)
     network, _, _ = load_checkpoint(CHECKPOINT or in_out_dir("checkpoint.pt"), device)
     walks = {}
     for shape in sorted({text.walls.shape for text in texts}):  # mazes of one size, side by side
@@ -425,7 +428,19 @@ def solve(path):
         shortest = maze.shortest(mazes, maze.distances(mazes.walls, mazes.goal)).tolist()
         for column, number in enumerate(numbers):
             walks[number] = cells[:, column], shortest[column]
+        if 0 in numbers and network.whole_maze:
+            draw_solved(network, mazes.select(slice(5)), cells[:, :5])
     mazefile.print_walks(texts, walks)
+
+
+@torch.no_grad()
+def draw_solved(network, mazes, cells):
+    """solved.png under OUT_DIR: a few mazes, as the agent values and walks them."""
+    os.makedirs(OUT_DIR, exist_ok=True)
+    q, distance = network.think(mazes).q_values(), maze.distances(mazes.walls, mazes.goal)
+    exact = maze.optimal_q(mazes, distance, network.gamma)
+    farthest = max(1, int(distance.max()))
+    pictures.walks(in_out_dir("solved.png"), mazes, cells, q, exact, network.gamma, farthest)
 
 
 def pick_device():
@@ -448,10 +463,14 @@ def main(arguments):
         solving = arguments[:1] == ["solve"]
         if solving and (len(arguments) < 2 or "=" in arguments[1]):
             raise UserError("solve what? Write: python main.py solve FILE")
-        globals().update(settings.override(config(), BY_AGENT, arguments[2 if solving else 0:]))
+        given = arguments[2 if solving else 0:]
+        ends = [a for a in given if solving and "," in a and a.split("=")[0] in ("START", "GOAL")]
+        given = [a for a in given if a not in ends]
+        globals().update(settings.override(config(), BY_AGENT, given))
         settings.check(config(), WORLD)
         if solving:
-            solve(arguments[1])
+            places = dict(a.lower().split("=", 1) for a in ends)
+            solve(arguments[1], **places)
         elif PROFILE:
             profiled(run, in_out_dir("training_stats"))
         else:

@@ -161,7 +161,7 @@ class Thinker(nn.Module):
     def __init__(self, core, width, gamma, looks=0, kinds=2):
         super().__init__()
         self.core = CORES[core](kinds, width, gamma)
-        self.looks, self.kinds = looks, kinds
+        self.gamma, self.looks, self.kinds = gamma, looks, kinds
         self.log_unit = math.log(1 / gamma) / GRAIN  # the log of a value is n times this
         side = 2 * self.core.radius + 1
         self.patch_size, here = side * side, side * side // 2

@@ -99,7 +99,7 @@ def walks(path, mazes, cells, value, exact, gamma, farthest):
     for row, q in enumerate((value, exact)):
         away = steps_away(q.amax(0).nan_to_num(0), gamma).masked_fill(mazes.walls, -1)
         board[row, :, :, :] = padded(away, 1, -1).permute(0, 2, 1).cpu()
-    figure = plt.figure(figsize=(2.4 * n, 5.4))
+    figure = plt.figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))
     colors = plt.get_cmap("viridis_r").with_extremes(under="#282c34", over="#888888", bad="#888888")
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()

@@ -413,7 +413,6 @@ def test_evaluation_of_an_agent_with_a_window_takes_no_random_action(monkeypatch
     first = scores(network, mazes)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    # BUG: on a map, q_error hangs on where in the batch a maze is: Q is compared as learning sees it.
     again, parts = scores(network, mazes), main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), chunk=17)
     assert all(torch.equal(first[name], again[name]) and torch.allclose(first[name], parts[name], atol=1e-5) for name in first)
     assert all(x.isfinite().all() for x in first.values())
@@ -842,7 +841,6 @@ def test_a_run_that_explodes_is_told(tiny, monkeypatch, capsys, rate):
         stopped = ""
     except maze.UserError as error:
         stopped = str(error)
-    # BUG: the cells of a network gone wild are held to be goals, so nothing is learned of them.
     assert ("watch out: the loss has risen" in capsys.readouterr().out) == (rate == 100)
     assert ("contains NaN or inf" in stopped) == (rate == 1e30)
 

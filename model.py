@@ -131,8 +131,11 @@ class VIN(nn.Module):
 
 
 def layer(linear, x):
-    """What nn.Linear does to the features of x (..., features, n): the batch is the last axis."""
-    return (linear.weight @ x).add_(linear.bias[:, None])
+    """What nn.Linear does to the features of x, (features, n) or (B, features, n)."""
+    bias, weight = linear.bias[:, None], linear.weight
+    if x.dim() == 2:
+        return torch.addmm(bias, weight, x)
+    return torch.baddbmm(bias, weight.expand(len(x), -1, -1), x)
 
 
 def zeros(linear):
@@ -276,8 +279,8 @@ class Thoughts:
             part_q, m = self.thinker.look(self.patches(part))
             best = part_q.amax(0).clamp(LEAST_Q, 1)
             gain = (best.log() / self.thinker.log_unit).round().int()
-            n.append((m + gain).masked_fill_((best <= LEAST_Q) | (m == NO_VALUE), NO_VALUE))
-            q.append(part_q)
+            n.append((m + gain).masked_fill_(best <= LEAST_Q, NO_VALUE))
+            q.append(part_q.masked_fill(m == NO_VALUE, 0))
         n = torch.cat(n)
         higher = n > self.n[at]
         risen = at.masked_select(higher)
@@ -312,8 +315,7 @@ class Thoughts:
 
     def q_values(self):
         """Q of all cells, in its own unit: (4, H, W, B)."""
-        n = self.inside(self.n, rim=1)
-        m = torch.maximum(n[1:-1, 1:-1], ahead(n).amax(0))
+        m = ahead(self.inside(self.n, rim=1)).amax(0)  # no cell is worth more than all beside it
         return self.q * (m * self.thinker.log_unit).exp()
 
     def along(self, cells):

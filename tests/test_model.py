@@ -202,6 +202,7 @@ def test_with_k_looks_values_reach_the_cells_within_k_steps(looks, radius):
     assert d.max() > 10
     wanted = torch.where(mazes.walls | (d <= farthest), exact_worth(mazes), model.NO_VALUE)
     assert torch.equal(worth(thoughts), wanted)
+    assert not thoughts.q_values()[:, d > farthest].any()
     near = (d > 0) & (d <= farthest)
     assert torch.allclose(thoughts.q.amax(0)[near], torch.tensor(0.5))
 
@@ -701,8 +702,8 @@ def test_map_that_is_complete_is_thought_of_as_the_whole_maze(precise, core):
     thoughts = network.thinker.think(mazes)
     assert torch.equal(worth(memory.thoughts), worth(thoughts))
     q = torch.stack([memory.see(torch.full((8,), cell)) for cell in range(42)], 1).view(4, 6, 7, 8)
-    chosen = ~mazes.walls & (steps_to_goal(mazes) > 0)
-    assert torch.allclose(q[:, chosen], thoughts.q[:, chosen])
+    chosen = ~mazes.walls & (steps_to_goal(mazes) > 0) & (worth(thoughts) != model.NO_VALUE)
+    assert chosen.sum() > 100 and torch.allclose(q[:, chosen], thoughts.q[:, chosen])
 
 
 # Reward

@@ -258,6 +258,7 @@ class Thoughts:
             q_of_all[:, due] = q
             if self.looks <= 1 or not len(risen):
                 break
+            self.looks -= 1
             changed = torch.zeros_like(is_open)
             changed.index_fill_(0, (self.patch + self.spread(risen)).flatten(), True)
             due = (changed & is_open).nonzero()[:, 0]

@@ -130,7 +130,7 @@ def walks(path, mazes, cells, value, exact, gamma, farthest):
     save(figure, path, 80)
 
 
-def thinking(path, mazes, rows, gamma, farthest, scale=6):
+def thinking(path, mazes, rows, gamma, farthest, scale=8):
     """agent.gif: values spread through a few mazes as the network thinks, then it walks them.
 
     rows: a list of (title, values, cells): values, what the cells are worth after each look, a list

@@ -82,12 +82,12 @@ def draw_backup(axis, learned, exact, points=6000):
     """What one look of the core says, against the exact backup."""
     learned, exact = learned.flatten().cpu(), exact.flatten().cpu()
     some = torch.linspace(0, len(exact) - 1, points).long()
-    spread = torch.linspace(-0.12, 0.12, 97)[some % 97].exp()  # exact Q has few values: side by side
-    x, y = exact[some] * spread, learned[some].clamp(min=1e-3)
-    axis.loglog(x.numpy(), y.numpy(), ".", ms=2, alpha=0.5, label="an action in a cell")
-    ends = [exact.min().item() / 1.3, exact.max().item() * 1.3]
-    axis.loglog(ends, ends, "k--", lw=1, label="exact")
-    axis.set(title="The learned backup: Q of one look, against exact Q", xlabel="exact")
+    ends = [0, 1.2 * exact.max().item()]
+    spread = torch.linspace(-0.02, 0.02, 97)[some % 97] * ends[1]  # exact Q has few values
+    axis.plot((exact[some] + spread).numpy(), learned[some].numpy(), ".", ms=2, alpha=0.5,
+              label="an action in a cell")
+    axis.plot(ends, ends, "k--", lw=1, label="exact")
+    axis.set(title="What was learned: Q of one look", xlabel="exact Q of the backup, in units of m")
     axis.legend(fontsize=8, loc="upper left")
 
 

@@ -3,7 +3,7 @@
     python main.py                      train with the constants below
     python main.py MODEL=cnn SEED=3     the same, with some of them overridden
     python main.py RESUME=True          go on with the run in OUT_DIR where it stopped
-    python main.py solve FILE           walk the mazes in a file (text, picture, .npy) with the agent
+    python main.py solve FILE           walk the mazes in a file with the trained agent
 """
 import time
 
@@ -23,82 +23,84 @@ from support import mazefile, pictures, settings
 from support.checkpoint import load_checkpoint
 from support.replay import Replay
 from support.report import average, report
-from support.run import (RANK, WORLD, all_reduce_sum, any_process, exit_status, first_lines, keep, lock, processes,
-                         profiled, resume, set_aside, show_progress, stop_if_not_finite,
-                         stop_on_signal)
+from support.run import (RANK, WORLD, all_reduce_sum, any_process, exit_status, first_lines, keep,
+                         lock, processes, profiled, resume, set_aside, show_progress,
+                         stop_if_not_finite, stop_on_signal)
 from support.settings import HELD_OUT_SEED
 from support.window import build
 
 # The maze
-GRID = 16                    # cells on a side, 5..256; an even GRID ends in a row and a column of wall
-DIFFICULTY = 1.0             # share of walls kept in training, 0 (an empty hall) .. 1 (exactly one path
-                             # between any two cells); evaluation always walks mazes with all walls
-DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # a training maze draws its share between these two, times
-                             # the curriculum's level
-GOAL = "random"              # "random": any open cell; "corner": the bottom-right room
-MAX_START_DISTANCE = 100     # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
-MAZE_CACHE_SIZE = 16_384     # different mazes to train on
+GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
+DIFFICULTY = 1.0        # share of walls kept in training, 0 (an empty hall) .. 1 (exactly one path
+                        # between any two cells); evaluation always walks mazes with all walls
+DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # a training maze draws its share between these two,
+                        # times the curriculum's level
+GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
+MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
+MAZE_CACHE_SIZE = 16_384  # different mazes to train on
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
-# The agent. Where a constant has several values, the agent picks its own: MODEL, or "window" for one
-# that sees a window, or "map" for one that draws a map; "mlp" stands for all that are not named.
-MODEL = "mlp"                # "mlp", "cnn", "attention": they learn the backup; "vin": it is built in
-WIDTH = 0                    # units or channels of a hidden layer; 0: the model's own
-LOOKS = 0                    # how often a cell looks while the network thinks; 0: until nothing changes
-VISION = 0                   # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
-COMPASS = True               # with VISION: knows how far the goal is to the north and to the east
-MEMORY = "none"              # with VISION: "none"; "trail": where it has been; "gru": a recurrent state;
-                             # "map": all that it has seen
+# The agent. Where a constant has several values, the agent picks its own: MODEL, or "window" for
+# one that sees a window, or "map" for one that draws a map; "mlp" stands for all not named.
+MODEL = "mlp"           # "mlp", "cnn", "attention": they learn the backup; "vin": it is built in
+WIDTH = 0               # units or channels of a hidden layer; 0: the model's own
+LOOKS = 0               # how often a cell looks while the network thinks; 0: until nothing changes
+VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
+COMPASS = True          # with VISION: knows how far the goal is to the north and to the east
+MEMORY = "none"         # with VISION: "none"; "trail": where it has been; "gru": a recurrent state;
+                        # "map": all that it has seen
 
 # Learning
-GAMMA = dict(mlp=0.5, window=0.98)  # discount a step. A network that thinks sees ratios of values, so
-                             # that a small one costs no distance and tells good from bad loudly
+GAMMA = dict(mlp=0.5, window=0.98)  # discount a step. A network that thinks sees ratios of
+                        # values: a small GAMMA costs no distance, and tells good from bad loudly
 LAMBDA = dict(mlp=0.0, window=0.9)  # 0: credit moves one cell a target sync; 1: along a greedy path
 LR = dict(mlp=0.01, cnn=0.005, attention=0.005, window=0.002)  # Adam's step size at the start
-LR_DECAY = 0.5               # share of the run, at its end, in which the step size falls to 0
-UPDATES = dict(mlp=40, cnn=80, attention=80, window=20)  # gradient steps a batch of episodes, each on
-                             # BSZ / UPDATES of them
-TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is copied and thinks anew
-DOUBLE = dict(mlp=False, window=True)  # double DQN: the online network picks the next action, the target
-                             # network says what it is worth
-HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns from squared to linear
-GRAD_CLIP = 1.0              # greatest norm of the gradient
-REPLAY = "off"               # "off": learn from the newest batch; "uniform": from the last REPLAY_SIZE
-REPLAY_SIZE = 16_384         # episodes; "prioritized": from those with great TD errors more often
-PRIORITY_ALPHA = 0.6         # prioritized: 0: as uniform; 1: as often as the TD error is great
-PRIORITY_BETA = 0.4          # prioritized: how far weights make up for that, at first; 1 at the end
+LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
+UPDATES = dict(mlp=40, cnn=80, attention=80, window=20)  # gradient steps a batch of episodes,
+                        # each on BSZ / UPDATES of them
+TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is copied, and
+                        # thinks anew
+DOUBLE = dict(mlp=False, window=True)  # double DQN: the online network picks the next action,
+                        # the target network says what it is worth
+HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns linear
+GRAD_CLIP = 1.0         # greatest norm of the gradient
+REPLAY = "off"          # "off": learn from the newest batch; "uniform": from the last REPLAY_SIZE
+REPLAY_SIZE = 16_384    # episodes; "prioritized": from those with great TD errors more often
+PRIORITY_ALPHA = 0.6    # prioritized: 0: as uniform; 1: as often as the TD error is great
+PRIORITY_BETA = 0.4     # prioritized: how far weights make up for that, at first; 1 at the end
 
 # Reward, beside the 1 for reaching the goal; for agents with a window and no map
-SHAPING = "none"             # potential-based: "manhattan": of the straight distance, "oracle": the true
-NOVELTY = 0.0                # for each cell that is new in this episode
+SHAPING = "none"        # potential-based: "manhattan": of the straight distance, "oracle": the true
+NOVELTY = 0.0           # for each cell that is new in this episode
 
-# Exploration: episode i of a batch acts at random with chance EPSILON * (i / (BSZ - 1)) ** EPSILON_SHAPE
-EPSILON = 1.0                # of the most exploring episode, 0..1
-EPSILON_SHAPE = 1.5          # 1: evenly from 0 to EPSILON; higher: more episodes are nearly greedy
+# Exploration: episode i of a batch acts at random with chance
+# EPSILON * (i / (BSZ - 1)) ** EPSILON_SHAPE
+EPSILON = 1.0           # of the most exploring episode, 0..1
+EPSILON_SHAPE = 1.5     # 1: evenly from 0 to EPSILON; higher: more episodes are nearly greedy
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances together
-CURRICULUM = "adaptive"      # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: success, in the least exploring quarter of a
-                             # batch, that raises the level ...
+CURRICULUM = "adaptive"  # "adaptive": by success; "linear": by time; "off": level 1 from the start
+CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: success, in the least exploring
+                        # quarter of a batch, that raises the level ...
 CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # ... by this much
-CURRICULUM_SHARE = 0.5       # linear: share of the run after which the level is 1
+CURRICULUM_SHARE = 0.5  # linear: share of the run after which the level is 1
 
 # The run
 NUM_EPISODES = dict(mlp=20_480, map=10_240, window=102_400)  # episodes in all, in whole batches
-BSZ = 1024                   # episodes side by side
-MAX_EP_LENGTH = 100          # steps after which an episode is cut off; it still bootstraps
-SEED = 0                     # of mazes, weights and exploration; held-out mazes have their own
-DEVICE = "auto"              # "auto": a CUDA GPU where there is one, else the CPU; "cuda:1", "mps"
-THREADS = 1                  # CPU threads, 0: torch's choice
-EVAL_MAZES = 10_000          # held-out mazes in the final evaluation
-EVAL_SAMPLE = 256            # of them, in the evaluations on the way ...
+BSZ = 1024              # episodes side by side
+MAX_EP_LENGTH = 100     # steps after which an episode is cut off; it still bootstraps
+SEED = 0                # of mazes, weights and exploration; held-out mazes have their own
+DEVICE = "auto"         # "auto": a CUDA GPU where there is one, else the CPU; "cuda:1", "mps"
+THREADS = 1             # CPU threads, 0: torch's choice; operations as small as these lose by more
+EVAL_MAZES = 10_000     # held-out mazes in the final evaluation
+EVAL_SAMPLE = 256       # of them, in the evaluations on the way ...
 EVAL_EVERY = dict(mlp=2, window=5)  # ... one in so many batches; each also saves the checkpoint
-OUT_DIR = "out"              # for all that a run writes, but for the plot
-PLOT_FILE = ""               # "": training_plot.png, if the constants are as in this file; else OUT_DIR's
-PLOT_EVERY = 30              # seconds after which the plot is drawn anew while training runs
-RESUME = False               # go on with the run that OUT_DIR holds, with the same constants
-CHECKPOINT = ""              # the file that `solve` walks with; "": checkpoint.pt under OUT_DIR
-PROFILE = False              # run under cProfile: prints the 30 slowest calls, saves training_stats
+OUT_DIR = "out"         # for all that a run writes, but for the plot
+PLOT_FILE = ""          # "": training_plot.png, if the constants are as here; else in OUT_DIR
+PLOT_EVERY = 30         # seconds after which the plot is drawn anew while training runs
+RESUME = False          # go on with the run that OUT_DIR holds, with the same constants
+CHECKPOINT = ""         # the file that `solve` walks with; "": checkpoint.pt under OUT_DIR
+PROFILE = False         # run under cProfile: prints the 30 slowest calls, saves training_stats
 
 CONSTANTS = [name for name, value in list(globals().items())
              if name.isupper() and isinstance(value, (bool, int, float, str, dict))
@@ -169,7 +171,8 @@ def train(device, asked_to_stop=lambda: False):
                     grad_norm=grad_norms.mean().item(), epsilon=epsilon.mean().item(),
                     learning_rate=optimizer.lr)
             seconds = time.perf_counter() - started
-            keep(in_out_dir("checkpoint.pt"), run, online, config(), seconds, optimizer, replay, generator)
+            keep(in_out_dir("checkpoint.pt"), run, online, config(), seconds, optimizer, replay,
+                 generator)
             show_progress(run, batches * BSZ, config())
             if seconds - plotted > PLOT_EVERY:
                 plotted = seconds
@@ -288,7 +291,7 @@ def learn(online, target, optimizer, replay, episodes, thoughts, progress, gener
     syncs = [step for step in range(UPDATES)
              if step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES]
     for sync, until in zip(syncs, syncs[1:] + [UPDATES]):
-        # The target network is copied, and thinks for itself about the episodes until the next sync.
+        # The target network is copied, and thinks for itself of the episodes until the next sync.
         # At the first sync it is the network that has just walked, and has thought already.
         target.load_state_dict(online.state_dict())
         lanes = slice(sync * n // UPDATES, until * n // UPDATES)
@@ -342,9 +345,10 @@ def update(online, target, optimizer, episodes, seen, weight=None):
 
 
 def exam(packed):
-    """(bit-packed mazes with all their walls, a goal, and a start at any distance; the distances)."""
+    """(bit-packed mazes with all walls, a goal and a start at any distance; the distances)."""
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)  # the same mazes whatever the device
-    mazes = maze.draw(packed.cpu(), GRID, 1.0, MAX_START_DISTANCE, GOAL, generator).to(packed.device)
+    mazes = maze.draw(packed.cpu(), GRID, 1.0, MAX_START_DISTANCE, GOAL, generator)
+    mazes = mazes.to(packed.device)
     return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
@@ -407,8 +411,8 @@ def run():
         network, progress, cache, held_out = train(device, asked_to_stop)
         if RANK == 0:
             known = cache[:, torch.arange(EVAL_MAZES, device=device) % MAZE_CACHE_SIZE]
-            return report(network, progress, exam(held_out), exam(known), config(), started, plot_file(),
-                          evaluate, rollout)
+            return report(network, progress, exam(held_out), exam(known), config(), started,
+                          plot_file(), evaluate, rollout)
 
 
 def solve(path, start="", goal=""):
@@ -444,7 +448,8 @@ def draw_solved(network, mazes, cells):
 
 
 def pick_device():
-    return settings.pick_device(DEVICE, THREADS, os.environ.get("LOCAL_RANK") if WORLD > 1 else None)
+    local_rank = os.environ.get("LOCAL_RANK") if WORLD > 1 else None
+    return settings.pick_device(DEVICE, THREADS, local_rank)
 
 
 def in_out_dir(name):
@@ -452,7 +457,7 @@ def in_out_dir(name):
 
 
 def plot_file():
-    """Where the plot goes: only a run with the constants as in this file replaces training_plot.png."""
+    """Where the plot goes: only a run with this file's constants replaces training_plot.png."""
     same = all(value == DEFAULTS[name] for name, value in config().items() if name != "RESUME")
     return PLOT_FILE or ("training_plot.png" if same else in_out_dir("training_plot.png"))
 

@@ -5,10 +5,10 @@ cells are walls, and what the cells are worth. It gives Q of the four actions th
 looking again and again: the best Q of a cell is its new value, which its neighbours see when they
 look next, until nothing changes. So values spread from the goal through the maze.
 
-Built in: the value of a cell is the best Q there, as in any Q-learning; the goal's value; walls hold
-none; a core sees and says values in units of the greatest value within one step, and no cell is
-worth more than that; values only rise while the network thinks, and are rounded to whole eighths of
-a step's discount. Learned: which action leads to which cell, that a move into a wall leaves the
+Built in: the value of a cell is the best Q there, as in any Q-learning; the goal's value; walls
+hold none; a core sees and says values in units of the greatest value within one step, and no cell
+is worth more than that; values only rise while the network thinks, and are rounded to whole eighths
+of a step's discount. Learned: which action leads to which cell, that a move into a wall leaves the
 agent where it is, what a step costs, and so which way to go.
 
 The batch is the last axis, as in maze.py: values (H, W, B), Q (4, H, W, B).
@@ -168,7 +168,8 @@ class Thinker(nn.Module):
         self.log_unit = math.log(1 / gamma) / GRAIN  # the log of a value is n times this
         side = 2 * self.core.radius + 1
         self.patch_size, here = side * side, side * side // 2
-        self.here, self.beside = here, [here - side, here + side, here - 1, here + 1]  # in the patch
+        self.here = here  # in the patch, as are the cells beside it: up, down, left, right
+        self.beside = [here - side, here + side, here - 1, here + 1]
         self.reach = [here, *self.beside]
 
     def think(self, mazes):
@@ -192,7 +193,7 @@ class Thinker(nn.Module):
         return self.core(torch.stack([*planes, value]).unflatten(1, (side, side))), m
 
     def q(self, seen):
-        """Q (4, T + 1, B) in each visited cell, in units of m, and log m (T + 1, B), -inf for m = 0.
+        """Q (4, T + 1, B) in each visited cell, in units of m; log m (T + 1, B), -inf for m = 0.
 
         seen: as by `Thoughts.along`.
         """
@@ -231,7 +232,7 @@ class Thoughts:
         self.goal = self.index(goal)
         self.n.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
-        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # from a cell to its patch
+        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # steps to its cells
         self.beside = torch.stack([self.patch[i] for i in thinker.beside])
         self.ticket = torch.empty_like(self.n)  # scratch for `wake`
 
@@ -266,7 +267,7 @@ class Thoughts:
         return self
 
     def spread(self, risen):
-        """Lets the cells look that may gain by the rise of these, and so on; returns all that rose."""
+        """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
         while self.looks > 1 and len(awake := self.wake(changed[-1])):
             changed.append(self.look(awake)[1])
@@ -298,7 +299,7 @@ class Thoughts:
         return near.masked_select(self.ticket[near] == number)
 
     def patches(self, at):
-        """What the cells `at` (...) see: n of each cell of the patch and, on a map, its kind: (F, ...)."""
+        """What the cells `at` (...) see: n of all cells of the patch, on a map their kind: (F, ...)."""
         index = self.patch.view(-1, *[1] * at.dim()) + at
         found = self.n.index_select(0, index.flatten()).view(index.shape)
         if self.thinker.kinds == 2:
@@ -306,7 +307,7 @@ class Thoughts:
         return torch.cat([found, self.kind.index_select(0, index.flatten()).view(index.shape)])
 
     def inside(self, x, rim=0):
-        """x (..., cells * B), of the padded maze, without its rim, or with as much of it: (..., H, W, B)."""
+        """x (..., cells * B) without the maze's rim, or with `rim` cells of it: (..., H, W, B)."""
         cut = self.thinker.core.radius - rim
         return x.unflatten(-1, self.shape)[..., cut:self.shape[0] - cut, cut:self.shape[1] - cut, :]
 
@@ -364,9 +365,9 @@ def learned_backup(thinker, mazes, distance):
 
 
 class Episodes(NamedTuple):
-    """B trajectories of at most T steps, each in a maze of its own. After the goal is reached the agent stays there.
+    """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal.
 
-    cells (T + 1, B) int64; actions (T, B) int64; reward (T, B) and potential (T + 1, B) as by `pay`.
+    cells (T + 1, B), actions (T, B) int64; reward (T, B) and potential (T + 1, B) as by `pay`.
     """
     mazes: Mazes
     cells: torch.Tensor
@@ -380,11 +381,11 @@ class Episodes(NamedTuple):
 
 
 def pay(mazes, cells, potential=None, gamma=1.0, novelty=0.0):
-    """What the steps between `cells` (T + 1, B) earn: (reward (T, B), the potential where the agent was (T + 1, B)).
+    """What the steps between `cells` (T + 1, B) earn (T, B), and the potential there (T + 1, B).
 
-    Reaching the goal pays 1. The first visit of a cell in an episode pays `novelty`: walking to and fro earns nothing more.
-    A potential (H, W, B) adds gamma * potential(s') - potential(s), 0 in the goal: the best policy stays the best, and its
-    Q is less by potential(s) (Ng, Harada and Russell 1999).
+    Reaching the goal pays 1. The first visit of a cell in an episode pays `novelty`: walking to and
+    fro earns nothing more. A potential (H, W, B) adds gamma * potential(s') - potential(s), 0 in
+    the goal: the best policy stays the best, its Q is less by potential(s) (Ng et al. 1999).
     """
     reached = cells == mazes.goal
     reward = (reached[1:] & ~reached[:-1]).float()
@@ -406,14 +407,14 @@ def along(q, cells):
 
 
 def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
-    """Watkins's Q(lambda) returns, all (T, B). value[t] is V(s[t + 1]); greedy[t]: whether a[t] was.
+    """Watkins's Q(lambda) returns, all (T, B). value[t]: V(s[t + 1]); greedy[t]: whether a[t] was.
 
         G[t] = reward[t] + gamma * (1 - done[t]) * ((1 - c[t + 1]) * value[t] + c[t + 1] * G[t + 1])
 
     with c[t] = lam * greedy[t]: the return is cut at the first action that the greedy policy would
     not have taken. The last step of a trajectory bootstraps from its value, so that running out of
-    time is not mistaken for the end. rescale (T - 1, B): what G[t + 1] is multiplied by to be in the
-    units of G[t].
+    time is not mistaken for the end. rescale (T - 1, B): what G[t + 1] is multiplied by, to be in
+    the units of G[t].
     """
     c = torch.zeros_like(value)
     c[:-1] = lam * greedy[1:]
@@ -431,10 +432,10 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
 def td_error(online, target, seen, episodes, gamma, lam, double, most=1.0):
     """Q(s, a) minus its target in each step, and which steps count: both (T, B).
 
-    The target is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in
-    the units of s, m (see `Thinker`); an agent with a window has the unit 1. seen: what there was to
-    see along the episodes. most: the greatest return. Steps count until the goal is reached, and
-    where a value has come.
+    The target is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All
+    in units of the m of s (see `Thinker`), which is 1 for an agent with a window. seen: what there
+    was to see along the episodes. most: the greatest return. Steps count until the goal is
+    reached, and where a value has come.
     """
     reached = episodes.cells == episodes.mazes.goal
     q, log_m = online.q(seen)
@@ -463,16 +464,17 @@ def q_along(network, episodes, thoughts):
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015). torch.optim's does the same, but the first one in a process takes 2.5 s to load a compiler."""
+    """Adam (Kingma and Ba 2015). torch.optim's does the same, but takes seconds to be imported."""
 
     def __init__(self, weights, lr):
         self.weights, self.lr, self.steps = list(weights), lr, 0
         self.sizes = [w.numel() for w in self.weights]
-        self.mean, self.square = (torch.zeros(sum(self.sizes), device=self.weights[0].device) for _ in range(2))
+        self.mean = torch.zeros(sum(self.sizes), device=self.weights[0].device)
+        self.square = torch.zeros_like(self.mean)
 
     @torch.no_grad()
     def step(self, gradient, beta1=0.9, beta2=0.999, epsilon=1e-8):
-        """gradient: of all weights, one after the other, flattened. As one vector they take as many operations as one of them."""
+        """gradient: of all weights, flattened, one after the other: as one vector they are fast."""
         self.steps += 1
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -110,14 +110,14 @@ def stages(network, device, copies, products):
     floor = {name: size / copies for name, size in moved.items()}
     floor |= {"think": to_think * look, "update": to_learn * look * 3}  # a backward pass is two forward
     floor["evaluate"] = floor["think"] + floor["roll out"] + floor["move table"]
-    actions = main.choose_actions(t, mazes, epsilon, generator)
     runs = {
         "generate": (lambda: maze.make_mazes(b, main.GRID, generator, device), b, 0, 0),
         "draw": (lambda: main.draw(cache, b, 1.0, generator), b, 0, 1),
         "distances": (lambda: maze.distances(mazes.walls, mazes.goal), b, 0, 0),
         "think": (lambda: network.think(mazes), b, 0, main.TARGET_SYNCS),
         "move table": (lambda: maze.move_table(mazes, thoughts.q), b, 0, 1),
-        "roll out": (lambda: maze.walk(table, mazes.start, actions), b, b * t, 1),
+        "roll out": (lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator)),
+                     b, b * t, 1),
         "patches along": (lambda: thoughts.along(episodes.cells), b, b * t, 1),
         "update": (lambda: main.update(learner, learner, optimizer, few, seen), n, n * t, updates),
         "evaluate": (lambda: main.evaluate(network, mazes, distance), b, b * t,

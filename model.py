@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from maze import Mazes, ahead, in_padded, padded
 

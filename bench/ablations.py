@@ -89,25 +89,19 @@ class WallThoughts(model.Thoughts):
         return torch.cat([self.n[index], self.shown[index]])
 
 
-def allowing(change, restore=None):
-    """A context manager that makes a change to model.py for the time of a run."""
+def setting(owner, **values):
+    """A function; what it returns is a context, in which attributes of `owner` have these values."""
     @contextlib.contextmanager
     def turned():
-        undo = change()
-        try:
-            yield
-        finally:
-            undo()
-    return turned
-
-
-def setting(owner, **values):
-    def change():
         before = {name: getattr(owner, name) for name in values}
         for name, value in values.items():
             setattr(owner, name, value)
-        return lambda: [setattr(owner, name, value) for name, value in before.items()]
-    return allowing(change)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(owner, name, value)
+    return turned
 
 
 def thinker(kind):

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from maze import around, in_padded, padded
-from model import NO_VALUE, UNKNOWN, WALL, Thinker, Thoughts, as_seen, zeros
+from model import UNKNOWN, WALL, Thinker, Thoughts, as_seen, zeros
 
 MEMORIES = "none", "trail", "gru", "map"
 

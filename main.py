@@ -428,23 +428,22 @@ def solve(path, start="", goal=""):
         numbers = [number for number, text in enumerate(texts) if text.walls.shape == shape]
         mazes = mazefile.stack([texts[number] for number in numbers], device)
         steps = int((~mazes.walls).sum((0, 1)).max())  # more than a shortest path can have
-        cells = rollout(network, mazes, steps)[0].cells.cpu()
-        shortest = maze.shortest(mazes, maze.distances(mazes.walls, mazes.goal)).tolist()
+        episodes, thoughts = rollout(network, mazes, steps)
+        cells, distance = episodes.cells.cpu(), maze.distances(mazes.walls, mazes.goal)
+        shortest = maze.shortest(mazes, distance).tolist()
         for column, number in enumerate(numbers):
             walks[number] = cells[:, column], shortest[column]
         if 0 in numbers and network.whole_maze:
-            draw_solved(network, mazes.select(slice(5)), cells[:, :5])
+            draw_solved(mazes.select(slice(5)), cells[:, :5], thoughts.q_values()[..., :5],
+                        distance[..., :5], network.gamma)
     mazefile.print_walks(texts, walks)
 
 
-@torch.no_grad()
-def draw_solved(network, mazes, cells):
+def draw_solved(mazes, cells, q, distance, gamma):
     """solved.png under OUT_DIR: a few mazes, as the agent values and walks them."""
     os.makedirs(OUT_DIR, exist_ok=True)
-    q, distance = network.think(mazes).q_values(), maze.distances(mazes.walls, mazes.goal)
-    exact = maze.optimal_q(mazes, distance, network.gamma)
-    farthest = max(1, int(distance.max()))
-    pictures.walks(in_out_dir("solved.png"), mazes, cells, q, exact, network.gamma, farthest)
+    exact, farthest = maze.optimal_q(mazes, distance, gamma), max(1, int(distance.max()))
+    pictures.walks(in_out_dir("solved.png"), mazes, cells, q, exact, gamma, farthest)
 
 
 def pick_device():

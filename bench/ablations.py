@@ -29,7 +29,7 @@ import main
 import maze
 import model
 from maze import Mazes
-from support.report import average, one_look
+from support.report import average, one_look, relative_error
 from support.settings import check, override
 
 # --------------------------------------------------------------------------------------------------
@@ -289,9 +289,7 @@ def one_run(arguments, turned=None):
                 loops = average(main.evaluate(network, *with_loops(), steps=1000))["optimal"]
             wrong = worst = math.nan
             if isinstance(network, model.Thinker) and not isinstance(network, ValuesInWalls):
-                learned, exact = one_look(network, n=1000)
-                error = (learned - exact).abs() / exact
-                wrong, worst = error.mean().item(), error.max().item()
+                wrong, worst = relative_error(*one_look(network, n=1000))
         losses = [row["loss"] for row in run["history"]]
         return dict(success=scores["success"], optimal=scores["optimal"], q_error=scores["q_error"],
                     gap=known - scores["success"], loops=loops, wrong=wrong, worst=worst,

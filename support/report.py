@@ -50,8 +50,7 @@ def report(network, run, held_out, known, settings, started, plot_file, evaluate
     backup = None
     if thinker := network if network.whole_maze else getattr(network, "thinker", None):
         backup = one_look(thinker, mazes.goal.device)
-        error = (backup[0] - backup[1]).abs() / backup[1]
-        summary.update(backup_error=error.mean().item(), backup_error_worst=error.max().item())
+        summary["backup_error"], summary["backup_error_worst"] = relative_error(*backup)
     draw_agent(network, run, mazes, distance, scores, settings, evaluate, rollout)
     pictures.course(plot_file, run, settings, summary["by_distance"], backup)
     summary["seconds"] = time.perf_counter() - started
@@ -72,6 +71,12 @@ def one_look(thinker, device="cpu", n=2000):
     """`model.learned_backup` in n mazes of random walls, in which a patch takes all its forms."""
     mazes = maze.random_walls(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED)).to(device)
     return model.learned_backup(thinker, mazes, maze.distances(mazes.walls, mazes.goal))
+
+
+def relative_error(learned, exact):
+    """(mean, worst) of |learned - exact| / exact."""
+    error = (learned - exact).abs() / exact
+    return error.mean().item(), error.max().item()
 
 
 @torch.no_grad()

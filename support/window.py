@@ -145,7 +145,7 @@ class Map:
     def see(self, cells):
         at = self.thoughts.index(cells)
         if self.patches:
-            self.next_n.append(self.as_then(lambda: self.thoughts.n[at]))
+            self.next_n.append(self.as_then(self.thoughts.n[at], lambda: self.thoughts.n[at]))
         near, flat = around(cells, self.mazes.walls.shape[1], self.network.radius), self.known.flatten(0, 1)
         news = self.truth.gather(0, near)
         changed = (flat.gather(0, near) != news).any(0)
@@ -155,7 +155,7 @@ class Map:
             self.before.append((self.thoughts.n.clone(), self.thoughts.kind.clone()))
         patch = self.thoughts.patches(at)
         q, _ = self.network.thinker.look(patch)
-        self.patches.append(self.as_then(lambda: self.thoughts.patches(at)))
+        self.patches.append(self.as_then(patch, lambda: self.thoughts.patches(at)))
         return q
 
     def think(self, lanes):
@@ -167,9 +167,8 @@ class Map:
         self.thoughts.n.view(-1, b)[:, lanes] = part.n.view(-1, len(lanes))
         self.thoughts.kind.view(-1, b)[:, lanes] = part.kind.view(-1, len(lanes))
 
-    def as_then(self, ask):
-        """What `ask` finds; for every second agent that learns, in the oldest map of those kept."""
-        now = ask()
+    def as_then(self, now, ask):
+        """now; for every second agent that learns, what `ask` finds in the oldest map of those kept."""
         if self.late is None or not self.before:
             return now
         present = self.thoughts.n, self.thoughts.kind

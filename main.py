@@ -144,7 +144,7 @@ def train(device, asked_to_stop=lambda: False):
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
     least_exploring = order < max(1, BSZ // 4)
     batches, plotted = -(-NUM_EPISODES // BSZ), time.perf_counter() - started
-    run = begin(online, optimizer, replay, sample, generator)
+    run = begin(online, target, optimizer, replay, sample, generator)
     if RANK == 0:
         print(first_lines(config(), BY_AGENT, online, replay, cache, batches * BSZ), flush=True)
 
@@ -171,8 +171,8 @@ def train(device, asked_to_stop=lambda: False):
                     grad_norm=grad_norms.mean().item(), epsilon=epsilon.mean().item(),
                     learning_rate=optimizer.lr)
             seconds = time.perf_counter() - started
-            keep(in_out_dir("checkpoint.pt"), run, online, config(), seconds, optimizer, replay,
-                 generator)
+            keep(in_out_dir("checkpoint.pt"), run, online, target, config(), seconds, optimizer,
+                 replay, generator)
             show_progress(run, batches * BSZ, config())
             if seconds - plotted > PLOT_EVERY:
                 plotted = seconds
@@ -193,12 +193,12 @@ def load_mazes(device):
     return cache, maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
 
 
-def begin(online, optimizer, replay, sample, generator):
+def begin(online, target, optimizer, replay, sample, generator):
     """The progress of a run: of a new one, or, with RESUME, of the one in OUT_DIR."""
     global started
     if RESUME:
         path = in_out_dir("checkpoint.pt")
-        run, seconds = resume(path, config(), online, optimizer, replay, generator)
+        run, seconds = resume(path, config(), online, target, optimizer, replay, generator)
         started = time.perf_counter() - seconds
     else:
         if RANK == 0:
@@ -282,32 +282,40 @@ def learn(online, target, optimizer, replay, episodes, thoughts, progress, gener
     thoughts: what the online network thought when it walked. progress: the share of the run done.
     Returns the losses and the norms of the gradient, (2, UPDATES).
     """
-    n, weight, results = episodes.cells.shape[1], None, []
+    n, weight, results = len(episodes.mazes.goal), None, []
     if replay:
         replay.add(*episodes[:3])
         beta = PRIORITY_BETA + (1 - PRIORITY_BETA) * progress
         *remembered, index, weight = replay.sample(n, generator, beta)
         episodes, thoughts = with_reward(*remembered), None
-    syncs = [step for step in range(UPDATES)
-             if step * TARGET_SYNCS // UPDATES > (step - 1) * TARGET_SYNCS // UPDATES]
-    for sync, until in zip(syncs, syncs[1:] + [UPDATES]):
+    syncs = min(TARGET_SYNCS, UPDATES)
+    for sync in range(syncs):
         # The target network is copied, and thinks for itself of the episodes until the next sync.
         # At the first sync it is the network that has just walked, and has thought already.
-        target.load_state_dict(online.state_dict())
-        lanes = slice(sync * n // UPDATES, until * n // UPDATES)
+        # With double DQN it is copied one sync late: then it differs from the one that picks.
+        first, last = sync * UPDATES // syncs, (sync + 1) * UPDATES // syncs
+        lanes = slice(first * n // UPDATES, last * n // UPDATES)
         some = episodes.select(lanes)
-        if sync or thoughts is None:
+        if not DOUBLE:
+            target.load_state_dict(online.state_dict())
+        if sync or DOUBLE or thoughts is None:
             seen = recall(target, some)
         else:
-            seen = [x[..., lanes] for x in thoughts.along(episodes.cells)]
-        for step in range(sync, until):
-            part = slice(step * n // UPDATES - lanes.start, (step + 1) * n // UPDATES - lanes.start)
+            seen = thoughts.along(some.cells, lanes)
+        most = 1 + NOVELTY * MAX_EP_LENGTH
+        td_target, counts = model.td_targets(online, target, seen, some, GAMMA, LAMBDA, DOUBLE, most)
+        if DOUBLE:
+            target.load_state_dict(online.state_dict())
+
+        for part, steps in minibatches(counts, last - first):
             loss, grad_norm, error = update(
-                online, target, optimizer, some.select(part), [x[..., part] for x in seen],
-                None if weight is None else weight[lanes][part])
-            if replay:
-                replay.learn(index[lanes][part], error)
+                online, optimizer, [x[..., part] for x in seen], steps,
+                some.actions[:, part].flatten()[steps], td_target[:, part].flatten()[steps],
+                None if weight is None else weight[lanes][part][steps % (part.stop - part.start)])
             results.append(torch.stack([loss, grad_norm]))
+            if replay:
+                errors = torch.zeros_like(td_target[:, part]).flatten().index_copy(0, steps, error)
+                replay.learn(index[lanes][part], errors.view(len(td_target), -1))
     return torch.stack(results, 1)
 
 
@@ -321,18 +329,32 @@ def recall(network, episodes):
     return memory.along(episodes.cells)
 
 
-def update(online, target, optimizer, episodes, seen, weight=None):
-    """One gradient step on the TD errors of a few episodes, each weighted with weight (B,).
+def minibatches(counts, number):
+    """Splits B episodes into `number` parts: [(slice of the episodes, their steps that count)].
 
-    Returns the loss, the norm of the gradient, and the TD errors (T, B), all on the device.
+    counts (T, B) bool. Steps (N,) are numbered in their part: time * episodes + episode.
     """
-    most = 1 + NOVELTY * MAX_EP_LENGTH
-    error, counts = model.td_error(online, target, seen, episodes, GAMMA, LAMBDA, DOUBLE, most)
-    error = error * counts
+    t, b = counts.shape
+    parts = [slice(i * b // number, (i + 1) * b // number) for i in range(number)]
+    masks = [counts[:, part].flatten() for part in parts]
+    sizes = torch.stack([mask.sum() for mask in masks]).tolist()
+    steps = torch.cat(masks).nonzero()[:, 0].split(sizes)
+    return [(part, own - t * part.start) for part, own in zip(parts, steps)]
+
+
+def update(online, optimizer, seen, steps, actions, td_target, weight=None):
+    """One gradient step on the TD errors Q(s, a) - td_target of N `steps` among what was `seen`.
+
+    actions, td_target, weight (N,). Returns the loss, the norm of the gradient, and the TD errors
+    (N,), all on the device.
+    """
+    q = online.q(seen, steps)  # (4, N)
+    error = q.gather(0, actions[None])[0] - td_target
     # Huber's loss over HUBER, so that its slope is at most 1.
     loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
     loss = loss if weight is None else loss * weight
-    loss = loss.sum() / all_reduce_sum(counts.sum()).clamp(min=1)
+    number = all_reduce_sum(torch.full((), float(len(steps)), device=steps.device))
+    loss = loss.sum() / number.clamp(min=1)
     gradient = torch.autograd.grad(loss, list(online.parameters()))
     gradient = all_reduce_sum(torch.cat([part.flatten() for part in gradient]))
     grad_norm = gradient.norm()
@@ -364,7 +386,7 @@ def measure(run, online, sample, **row):
 
 
 @torch.no_grad()
-def evaluate(network, mazes, distance, chunk=1024, steps=None):
+def evaluate(network, mazes, distance, chunk=4096, steps=None):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
     distance (H, W, B): the exact one. steps: after which it has failed, MAX_EP_LENGTH if not given.

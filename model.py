@@ -22,10 +22,9 @@ import torch.nn as nn
 from maze import Mazes, ahead, in_padded, padded
 
 OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
-GRAIN = 8                       # a value is kept as a whole number n: it is GAMMA ** (-n / GRAIN)
-NO_VALUE = -(2 ** 28)           # the n of an open cell that no value has reached
-NO_CELL = -(2 ** 29)            # the n of a wall
-LEAST_Q = 1e-3                  # in units of m; less than that is no value at all
+GRAIN = 8                       # a value is kept as its worth w: it is GAMMA ** (-w / GRAIN)
+NO_VALUE = -(2.0 ** 20)         # the worth of an open cell that no value has reached
+NO_CELL = -(2.0 ** 21)          # the worth of a wall
 
 
 # --------------------------------------------------------------------------------------------------
@@ -123,7 +122,7 @@ class VIN(nn.Module):
         p = 0.5 + layer(self.p, layer(self.hidden, x[:-1].flatten(0, 2)).relu_()) / 6
         # Only an exact 0 or 1 stays right over a thousand steps, so p is clipped, not squashed. The
         # gradient passes the clip: a p that is certain and wrong is mended (straight-through).
-        p = p.clamp(0, 1).detach() + (p - p.detach())
+        p = p.clamp(0, 1) if not p.requires_grad else p + (p.clamp(0, 1) - p).detach()
         value = x[-1].flatten(0, 1)
         there = torch.stack([value[1], value[7], value[3], value[5]])  # up, down, left, right
         return self.gamma * torch.lerp(value[4:5], there, p)
@@ -164,52 +163,62 @@ class Thinker(nn.Module):
         super().__init__()
         self.core = CORES[core](kinds, width, gamma)
         self.gamma, self.looks, self.kinds = gamma, looks, kinds
-        self.log_unit = math.log(1 / gamma) / GRAIN  # the log of a value is n times this
-        side = 2 * self.core.radius + 1
-        self.patch_size, here = side * side, side * side // 2
-        self.here = here  # in the patch, as are the cells beside it: up, down, left, right
-        self.beside = [here - side, here + side, here - 1, here + 1]
-        self.reach = [here, *self.beside]
+        self.log2_unit = math.log2(1 / gamma) / GRAIN  # the log2 of a value is its worth times this
+        self.side = 2 * self.core.radius + 1
+        self.patch_size = self.side**2
+        self.here = self.patch_size // 2  # the cell itself, in its patch
 
-    def think(self, mazes):
-        """What this network thinks of the mazes, settled: `Thoughts`."""
-        return Thoughts(self, mazes.walls, mazes.goal).settle()
+    def think(self, mazes, each_look=None):
+        """What this network thinks of the mazes: `Thoughts`, settled. each_look: see `settle`."""
+        return Thoughts(self, mazes.walls, mazes.goal).settle(each_look)
 
     def look(self, patch):
-        """Q of the four actions (4, n) in units of m, and m (n,): the greatest value in reach.
+        """(Q of the four actions (4, N) in units of m, the worth of m (N,)).
 
-        patch (F, n) int32, as by `Thoughts.patches`.
+        patch (F, N): see `Thoughts.patches`.
         """
-        worth = patch[:self.patch_size]
-        m = torch.stack([worth[i] for i in self.reach]).amax(0)
-        # Cells of the patch are worth at most gamma ** -radius times m, or are cut off from here.
-        most = self.core.radius * GRAIN * self.log_unit
-        value = ((worth - m) * self.log_unit).clamp_(-30, most).exp_()
-        planes = [(worth == NO_CELL).to(value.dtype)]
+        worth, kind = patch.split([self.patch_size, len(patch) - self.patch_size])
+        planes = torch.empty(self.kinds, *worth.shape, device=worth.device)
+        torch.eq(worth, NO_CELL, out=planes[0])
         if self.kinds == 3:
-            planes.append((patch[self.patch_size:] == UNKNOWN).to(value.dtype))
-        side = 2 * self.core.radius + 1
-        return self.core(torch.stack([*planes, value]).unflatten(1, (side, side))), m
+            torch.eq(kind, UNKNOWN, out=planes[1])
+        # A cell of the patch is worth at most gamma ** -radius times m, or it is cut off from here.
+        most = self.core.radius * GRAIN * self.log2_unit
+        m = self.best_in_reach(patch)
+        value = torch.sub(worth, m, out=planes[-1])
+        value.mul_(self.log2_unit).clamp_(max=most).exp2_()
+        return self.core(planes.unflatten(1, (self.side, self.side))), m
 
-    def q(self, seen):
-        """Q (4, T + 1, B) in each visited cell, in units of m; log m (T + 1, B), -inf for m = 0.
+    def best_in_reach(self, patch):
+        """The worth of m, the greatest value that one step can reach: patch (F, ...) -> (...)."""
+        column = patch[self.here - self.side : self.here + self.side + 1 : self.side]
+        row = patch[self.here - 1 : self.here + 2]
+        return torch.maximum(column.amax(0), row.amax(0))
 
-        seen: as by `Thoughts.along`.
+    def q(self, seen, steps=None):
+        """Q in units of m: in all visited cells (4, T + 1, B), or in those of `steps` only (4, N).
+
+        seen: as by `Thoughts.along`. steps (N,) int64: time * B + episode.
         """
-        patch, _ = seen
-        q, m = self.look(patch.flatten(1))
-        log_m = torch.where(m > NO_VALUE, m * self.log_unit, -math.inf)
-        return q.unflatten(1, patch.shape[1:]), log_m.view(patch.shape[1:])
+        patch = seen[0].flatten(1)
+        if steps is None:
+            return self.look(patch)[0].unflatten(1, seen[0].shape[1:])
+        return self.look(patch.index_select(1, steps))[0]
 
-    def next_value(self, seen, log_m, choice=None):
+    def log2_m(self, seen):
+        """The log2 of m in each visited cell (T + 1, B), -inf where no value has come."""
+        m = self.best_in_reach(seen[0])
+        return torch.where(m > NO_VALUE, m * self.log2_unit, -math.inf)
+
+    def next_value(self, seen, log2_m, choice=None):
         """V(s') (T, B), on which this network settled, in units of the m of s.
 
         choice (4, T + 1, B) bool: the actions that another network would take; then it is what this
         network thinks of taking those in s' (double DQN, van Hasselt et al. 2016).
         """
-        value = (seen[1] * self.log_unit - log_m[:-1]).exp()
+        value = (seen[1] * self.log2_unit - log2_m[:-1]).exp2()
         if choice is not None:
-            q, _ = self.q(seen)
+            q = self.q(seen)
             value = value * torch.where(choice, q, 0).amax(0)[1:] / q.amax(0)[1:].clamp(min=1e-3)
         return value
 
@@ -218,7 +227,7 @@ class Thoughts:
     """What a `Thinker` thinks of a batch of mazes: what each cell is worth, and Q.
 
     kind (H, W, B): OPEN, WALL or UNKNOWN; goal (B,). Attributes:
-    n (cells * B,) int32: what the cells of the `padded` maze are worth, in GRAIN;
+    worth (cells * B,): of the cells of the `padded` maze, in whole eighths of a step (GRAIN);
     q (4, H, W, B): what the cells saw when they last looked, in units of m; 0 in walls and goals.
     """
 
@@ -226,142 +235,130 @@ class Thoughts:
         (h, w, b), r, device = kind.shape, thinker.core.radius, goal.device
         self.thinker, self.shape = thinker, (h + 2 * r, w + 2 * r, b)
         self.kind = padded(kind.int(), r, WALL).flatten()
-        self.n = torch.where(self.kind == WALL, NO_CELL, NO_VALUE).int()
+        self.worth = torch.where(self.kind == WALL, NO_CELL, NO_VALUE)
         self.lane = torch.arange(b, device=device)
         self.goal = self.index(goal)
-        self.n.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
+        self.worth.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
-        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # steps to its cells
-        self.beside = torch.stack([self.patch[i] for i in thinker.beside])
-        self.ticket = torch.empty_like(self.n)  # scratch for `wake`
+        patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to each of its cells
+        self.beside = patch[[thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]]
+        # 32-bit indices are faster, where they reach.
+        self.patch = patch.int() if len(self.worth) < 2**31 else patch
+        self.ticket = torch.empty(len(self.worth), dtype=torch.int32, device=device)  # for `wake`
 
-    def index(self, cells):
-        """Where `cells` (..., B) stand in n."""
+    def index(self, cells, lanes=slice(None)):
+        """Where `cells` (..., B) of the mazes `lanes` stand in `worth`."""
         r = self.thinker.core.radius
-        return in_padded(cells, self.shape[1] - 2 * r, r) * self.shape[2] + self.lane
+        return in_padded(cells, self.shape[1] - 2 * r, r) * self.shape[2] + self.lane[lanes]
 
     @torch.no_grad()
-    def settle(self):
+    def settle(self, each_look=None):
         """Thinks until no value changes, or for as many looks as the network may take.
 
         First values spread from the goal, one step with every round. Then every cell looks once
         more, whatever it sees. Where some rise even then, their values spread, too, and all cells
         look again that see a change. It comes to an end, as values only rise.
+        each_look: a function to call with these thoughts after each round.
         """
         is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
-        q_of_all = torch.zeros(4, len(self.n), device=self.n.device)
+        q = torch.zeros(4, len(self.worth), device=self.worth.device)
         self.looks = self.thinker.looks or math.inf
-        self.spread(self.goal)
+        self.spread(self.goal, each_look)
         due = is_open.nonzero()[:, 0]
         while True:
-            q, risen = self.look(due)
-            q_of_all[:, due] = q
+            q[:, due], risen = self.look(due)
             if self.looks <= 1 or not len(risen):
                 break
             self.looks -= 1
             changed = torch.zeros_like(is_open)
-            changed.index_fill_(0, (self.patch + self.spread(risen)).flatten(), True)
+            changed.index_fill_(0, (self.patch + self.spread(risen, each_look)).flatten(), True)
             due = (changed & is_open).nonzero()[:, 0]
-        self.q = self.inside(q_of_all)
+        self.q = self.inside(q)
         return self
 
-    def spread(self, risen):
+    def spread(self, risen, each_look=None):
         """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
         while self.looks > 1 and len(awake := self.wake(changed[-1])):
             changed.append(self.look(awake)[1])
             self.looks -= 1
+            if each_look:
+                each_look(self)
         return torch.cat(changed)
 
-    def look(self, at, block=4096):
+    def look(self, at):
         """The cells `at` (N,) look, all at once: (Q (4, N), the cells whose value rises by it)."""
-        q, n = [], []
-        for part in at.split(block):  # small enough to stay in a CPU's cache
-            part_q, m = self.thinker.look(self.patches(part))
-            best = part_q.amax(0).clamp(LEAST_Q, 1)
-            gain = (best.log() / self.thinker.log_unit).round().int()
-            n.append((m + gain).masked_fill_(best <= LEAST_Q, NO_VALUE))
-            q.append(part_q.masked_fill(m == NO_VALUE, 0))
-        n = torch.cat(n)
-        higher = n > self.n[at]
-        risen = at.masked_select(higher)
-        self.n[risen] = n.masked_select(higher)
-        return torch.cat(q, 1), risen
+        here, log2_unit, parts = self.thinker.here, self.thinker.log2_unit, []
+        for part in at.split(4096):  # small enough to stay in a CPU's cache
+            patch = self.patches(part)
+            q, m = self.thinker.look(patch)
+            worth = q.amax(0).clamp_(0, 1).log2_().div_(log2_unit).round_().add_(m)
+            parts.append((q.masked_fill_(m == NO_VALUE, 0), worth, worth > patch[here]))
+        q, worth, higher = (torch.cat(several, -1) for several in zip(*parts))
+        rows = higher.nonzero()[:, 0]
+        risen = at.index_select(0, rows)
+        self.worth.index_copy_(0, risen, worth.index_select(0, rows))
+        return q, risen
 
     def wake(self, risen):
         """The neighbours of these cells that are worth less than they are."""
         near = (self.beside + risen).flatten()
-        n = self.n[near]
-        near = near.masked_select((n < self.n[risen].repeat(4)) & (n != NO_CELL))
+        worth = self.worth.index_select(0, near)
+        lower = worth < self.worth.index_select(0, risen).repeat(4)
+        near = near.index_select(0, (lower & (worth != NO_CELL)).nonzero()[:, 0])
+        # Where two wake the same cell, one ticket is left.
         number = torch.arange(len(near), dtype=torch.int32, device=near.device)
-        self.ticket[near] = number  # where two wake the same cell, one ticket is left
-        return near.masked_select(self.ticket[near] == number)
+        self.ticket.index_copy_(0, near, number)
+        return near[self.ticket.index_select(0, near) == number]
 
     def patches(self, at):
-        """What the cells `at` (...) see: n of all cells of the patch, on a map their kind: (F, ...)."""
-        index = self.patch.view(-1, *[1] * at.dim()) + at
-        found = self.n.index_select(0, index.flatten()).view(index.shape)
+        """What the cells `at` (...) see: the worth of each cell of their patches; on a map its kind, too.
+
+        Returns (F, ...)."""
+        index = self.patch.view(-1, *[1] * at.dim()) + at.to(self.patch.dtype)
+        worth = self.worth.index_select(0, index.flatten()).view(index.shape)
         if self.thinker.kinds == 2:
-            return found
-        return torch.cat([found, self.kind.index_select(0, index.flatten()).view(index.shape)])
+            return worth
+        return torch.cat([worth, self.kind.index_select(0, index.flatten()).view(index.shape)])
 
     def inside(self, x, rim=0):
         """x (..., cells * B) without the maze's rim, or with `rim` cells of it: (..., H, W, B)."""
-        cut = self.thinker.core.radius - rim
-        return x.unflatten(-1, self.shape)[..., cut:self.shape[0] - cut, cut:self.shape[1] - cut, :]
+        (h, w, _), cut = self.shape, self.thinker.core.radius - rim
+        return x.unflatten(-1, self.shape)[..., cut : h - cut, cut : w - cut, :]
 
     def values(self):
-        """What the cells are worth, 0 where no value has come: (H, W, B)."""
-        return (self.inside(self.n) * self.thinker.log_unit).exp()
+        """What the cells are worth as numbers, 0 where no value has come: (H, W, B)."""
+        return (self.inside(self.worth) * self.thinker.log2_unit).exp2()
 
     def q_values(self):
         """Q of all cells, in its own unit: (4, H, W, B)."""
-        m = ahead(self.inside(self.n, rim=1)).amax(0)  # no cell is worth more than all beside it
-        return self.q * (m * self.thinker.log_unit).exp()
+        m = ahead(self.inside(self.worth, rim=1)).amax(0)  # no cell is worth more than all beside it
+        return self.q * (m * self.thinker.log2_unit).exp2()
 
-    def along(self, cells):
-        """What learning needs of a walk over `cells` (T + 1, B): see `as_seen`."""
-        at = self.index(cells)
-        return as_seen(self.patches(at), self.n[at[1:]], self.thinker)
+    def along(self, cells, lanes=slice(None)):
+        """What learning needs of a walk over `cells` (T + 1, B) in `lanes`: see `as_seen`."""
+        at = self.index(cells, lanes)
+        return as_seen(self.patches(at), self.worth[at[1:]], self.thinker)
 
 
-def as_seen(patch, next_n, thinker):
-    """(the patch in each visited cell (F, T + 1, B), n of the next one (T, B)), to learn from.
+def as_seen(patch, next_worth, thinker):
+    """(the patch in each visited cell (F, T + 1, B), worth of the next one (T, B)), to learn from.
 
     The first time that a cell looks, only the cells on its way to the goal have a value. To judge
     right even then, every second step is learned as at that moment: what is not worth more than the
     cell itself has no value yet, neither for the network nor for its target.
     """
-    worth = patch[:thinker.patch_size]
+    worth = patch[: thinker.patch_size]
     own = worth[thinker.here]
     t, lane = (torch.arange(size, device=patch.device) for size in own.shape)
     first = (t[:, None] + lane) % 2 == 0
     hidden = first & (worth <= own) & (worth != NO_CELL)
-    patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size:]])
-    return patch, next_n.masked_fill(first[:-1] & (next_n <= own[:-1]), NO_VALUE)
+    patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size :]])
+    return patch, next_worth.masked_fill(first[:-1] & (next_worth <= own[:-1]), NO_VALUE)
 
 
 # --------------------------------------------------------------------------------------------------
 # Learning
-
-@torch.no_grad()
-def learned_backup(thinker, mazes, distance):
-    """(Q of one look, exact Q), both (4, N), in units of m, where all that the core sees is exact.
-
-    exact: gamma * V*(s') for each action in each cell, but the goal, from which it can be reached.
-    mazes of random walls show all that a patch can be. distance (H, W, B): the exact one.
-    """
-    thoughts = Thoughts(thinker, mazes.walls, mazes.goal)
-    exact = torch.where(distance < 0, NO_VALUE, GRAIN * (1 - distance)).int()
-    thoughts.inside(thoughts.n).copy_(exact.masked_fill(mazes.walls, NO_CELL))
-    cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
-    at = in_padded(cell, mazes.walls.shape[1], thinker.core.radius) * thoughts.shape[2] + lane
-    learned, m = (torch.cat(parts, -1) for parts in zip(*[
-        thinker.look(thoughts.patches(part)) for part in at.split(4096)]))
-    there = thoughts.n[at + thoughts.beside]
-    there = torch.where(there == NO_CELL, thoughts.n[at], there)  # a wall: the agent stays
-    return learned, ((there - GRAIN - m) * thinker.log_unit).exp()
-
 
 class Episodes(NamedTuple):
     """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal.
@@ -428,38 +425,40 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
     return target
 
 
-def td_error(online, target, seen, episodes, gamma, lam, double, most=1.0):
-    """Q(s, a) minus its target in each step, and which steps count: both (T, B).
+@torch.no_grad()
+def td_targets(online, target, seen, episodes, gamma, lam, double, most=1.0):
+    """The target of Q(s, a) in each step, and which steps count: both (T, B).
 
-    The target is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All
-    in units of the m of s (see `Thinker`), which is 1 for an agent with a window. seen: what there
-    was to see along the episodes. most: the greatest return. Steps count until the goal is
-    reached, and where a value has come.
+    It is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in units
+    of the m of s (see `Thinker`), which is 1 for an agent with a window. seen: what there was to
+    see along the episodes. most: the greatest return. Steps count until the goal is reached, and
+    where a value has come. double: the online network picks the next action (double DQN).
     """
     reached = episodes.cells == episodes.mazes.goal
-    q, log_m = online.q(seen)
-    counts = ~reached[:-1] & (log_m[:-1] > -torch.inf)
-    taken = q[:, :-1].gather(0, episodes.actions[None])[0]
-    with torch.no_grad():
-        rescale = log_m[1:-1]
-        log_m = log_m.masked_fill(log_m == -torch.inf, 0)  # of steps that don't count
-        rescale = (rescale - log_m[:-2]).exp().clamp(max=gamma ** -2)
-        best = q.amax(0)
-        value = target.next_value(seen, log_m, q == best if double else None)
-        # No return is outside 0..most, less the potential: overestimates can't feed on themselves.
-        potential = episodes.potential[1:]
-        value = (value + potential).clamp(0, most) - potential
-        paid = episodes.reward != 0  # elsewhere m may be too small for a number
-        reward = torch.where(paid & counts, episodes.reward * (-log_m[:-1]).exp(), 0)
-        greedy = taken >= best[:-1]
-        td_target = q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale)
-    return taken - td_target, counts
+    log2_m = target.log2_m(seen)
+    counts = ~reached[:-1] & (log2_m[:-1] > -torch.inf)
+    log2_m = log2_m.masked_fill(log2_m == -torch.inf, 0)  # of steps that don't count
+    choice = greedy = None
+    if lam or double:
+        q = online.q(seen)
+        choice = q == q.amax(0)
+        greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
+    value = target.next_value(seen, log2_m, choice if double else None)
+    # No return is outside 0..most, less the potential: overestimates can't feed on themselves.
+    potential = episodes.potential[1:]
+    value = (value + potential).clamp(0, most) - potential
+    paid = episodes.reward != 0  # elsewhere m may be too small for a number
+    reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
+    if not lam:
+        return reward + gamma * ~reached[1:] * value, counts
+    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)
+    return q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale), counts
 
 
 def q_along(network, episodes, thoughts):
     """Q in the visited cells (4, T + 1, B), in its own unit, without the potential of shaping."""
-    q, log_m = network.q(thoughts.along(episodes.cells))
-    return q * log_m.exp() + episodes.potential
+    seen = thoughts.along(episodes.cells)
+    return network.q(seen) * network.log2_m(seen).exp2() + episodes.potential
 
 
 class Adam:

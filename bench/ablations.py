@@ -39,54 +39,47 @@ from support.settings import check, override
 class AbsoluteValues(model.Thinker):
     """Sees values as they are, not in units of the greatest within reach."""
 
-    def look(self, patch):
-        worth = patch[:self.patch_size]
-        m = worth[self.reach].amax(0)
-        value = (worth * self.log_unit).clamp(-30, model.GRAIN * self.log_unit).exp()
-        planes = torch.stack([(worth == model.NO_CELL).to(value.dtype), value])
-        side = 2 * self.core.radius + 1
-        return self.core(planes.unflatten(1, (side, side))), torch.where(m > model.NO_VALUE, 0, m)
+    def best_in_reach(self, patch):
+        m = super().best_in_reach(patch)
+        return torch.where(m > model.NO_VALUE, 0.0, m)
 
 
 class UnitOfPatch(model.Thinker):
     """The unit is the greatest value of all the patch, whether a step leads there or not."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.reach = list(range(self.patch_size))
+    def best_in_reach(self, patch):
+        return patch[:self.patch_size].amax(0)
 
 
 class ValuesInWalls(model.Thinker):
     """Walls think, too, and hold values; the core sees only that they are walls."""
 
-    def think(self, mazes):
-        return WallThoughts(self, mazes.walls, mazes.goal).settle()
+    def think(self, mazes, each_look=None):
+        return WallThoughts(self, mazes.walls, mazes.goal).settle(each_look)
 
     def look(self, patch):
-        worth, kind = patch[:self.patch_size], patch[self.patch_size:]
-        m = worth[self.reach].amax(0)
-        most = self.core.radius * model.GRAIN * self.log_unit
-        value = ((worth - m) * self.log_unit).clamp(-30, most).exp()
-        side = 2 * self.core.radius + 1
+        (worth, kind), m = patch.chunk(2), self.best_in_reach(patch)
+        most = self.core.radius * model.GRAIN * self.log2_unit
+        value = ((worth - m) * self.log2_unit).clamp(max=most).exp2()
         planes = torch.stack([(kind == model.WALL).to(value.dtype), value])
-        return self.core(planes.unflatten(1, (side, side))), m
+        return self.core(planes.unflatten(1, (self.side, self.side))), m
 
 
 class WallThoughts(model.Thoughts):
     def __init__(self, thinker, kind, goal):
         super().__init__(thinker, kind, goal)
         inside = maze.padded(torch.ones_like(kind, dtype=torch.bool), thinker.core.radius, False)
-        self.n[inside.flatten() & (self.n == model.NO_CELL)] = model.NO_VALUE
+        self.worth[inside.flatten() & (self.worth == model.NO_CELL)] = model.NO_VALUE
         self.may_think = inside.flatten()
 
-    def settle(self):
+    def settle(self, each_look=None):
         kind, self.kind = self.kind, torch.where(self.may_think, model.OPEN, model.WALL)  # all may think
         self.shown = kind.int()
-        return super().settle()
+        return super().settle(each_look)
 
     def patches(self, at):
         index = self.patch.view(-1, *[1] * at.dim()) + at
-        return torch.cat([self.n[index], self.shown[index]])
+        return torch.cat([self.worth[index], self.shown[index]])
 
 
 def setting(owner, **values):
@@ -113,15 +106,16 @@ def thinker(kind):
 
 def look_that(clip=1.0, falls=False):
     """`Thoughts.look` with another greatest q, or with values that may fall."""
-    def look(self, at, block=None):
-        q, m = self.thinker.look(self.patches(at))
-        best = q.amax(0).clamp(model.LEAST_Q, clip)
-        n = m + (best.log() / self.thinker.log_unit).round().int()
-        n = n.masked_fill((best <= model.LEAST_Q) | (m == model.NO_VALUE), model.NO_VALUE)
-        changed = (n != self.n[at]) if falls else (n > self.n[at])
-        risen = at.masked_select(changed)
-        self.n[risen] = n.masked_select(changed).clamp(max=2 ** 24)
-        return q, risen
+    def look(self, at):
+        patch = self.patches(at)
+        q, m = self.thinker.look(patch)
+        gain = (q.amax(0).clamp(0, clip).log2() / self.thinker.log2_unit).round()
+        worth = (m + gain).clamp(model.NO_VALUE, -model.NO_VALUE)
+        worth = worth.masked_fill(m == model.NO_VALUE, model.NO_VALUE)
+        own = patch[self.thinker.here]
+        changed = (worth != own) if falls else (worth > own)
+        self.worth[at[changed]] = worth[changed]
+        return q.masked_fill(m == model.NO_VALUE, 0), at[changed]
     return setting(model.Thoughts, look=look)
 
 
@@ -131,11 +125,11 @@ def misaligned():
 
     def other(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self.log_unit *= 1.06
+        self.log2_unit *= 1.06
     return setting(model.Thinker, __init__=other)
 
 
-NOTHING_HIDDEN = setting(model, as_seen=lambda patch, next_n, thinker: (patch, next_n))
+NOTHING_HIDDEN = setting(model, as_seen=lambda patch, next_worth, thinker: (patch, next_worth))
 BUILT_IN = {
     "nothing": ("", None),
     "looks once (LOOKS=1)": ("LOOKS=1", None),
@@ -175,13 +169,16 @@ class LooksOnce(nn.Module):
     def think(self, mazes):
         return Once(self(mazes), mazes)
 
-    def q(self, seen):
+    def q(self, seen, steps=None):
         walls, goal, cells = seen
         q = model.along(self(Mazes(walls, goal, cells[0])), cells)
-        return q, torch.zeros_like(q[0])
+        return q if steps is None else q.flatten(1).index_select(1, steps)
 
-    def next_value(self, seen, log_m, choice=None):
-        q, _ = self.q(seen)
+    def log2_m(self, seen):
+        return torch.zeros_like(seen[2], dtype=torch.float32)
+
+    def next_value(self, seen, log2_m, choice=None):
+        q = self.q(seen)
         return (q if choice is None else torch.where(choice, q, -math.inf)).amax(0)[1:]
 
 
@@ -192,8 +189,8 @@ class Once:
     def q_values(self):
         return self.q
 
-    def along(self, cells):
-        return self.mazes.walls, self.mazes.goal, cells
+    def along(self, cells, lanes=slice(None)):
+        return self.mazes.walls[..., lanes], self.mazes.goal[lanes], cells
 
 
 class DilatedCNN(LooksOnce):

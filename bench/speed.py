@@ -83,6 +83,18 @@ def train(folder, *arguments):
                    stdout=subprocess.DEVNULL)
 
 
+def targets(network, episodes, seen):
+    """(targets, which steps count) of these episodes, by the constants."""
+    return model.td_targets(network, network, seen, episodes, main.GAMMA, main.LAMBDA, main.DOUBLE)
+
+
+def minibatch(network, episodes, seen):
+    """What `main.update` takes, to learn from these episodes at once."""
+    td_target, counts = targets(network, episodes, seen)
+    ((_, steps),) = main.minibatches(counts, 1)
+    return seen, steps, episodes.actions.flatten()[steps], td_target.flatten()[steps]
+
+
 def stages(network, device, copies, products):
     """{stage: (seconds, mazes, steps, times a training batch, seconds at the floor)}."""
     b, t, cells, updates = main.BSZ, main.MAX_EP_LENGTH, main.GRID ** 2, main.UPDATES
@@ -94,19 +106,20 @@ def stages(network, device, copies, products):
     thoughts = network.think(mazes)
     table, _ = maze.move_table(mazes, thoughts.q)
     episodes, _ = main.rollout(network, mazes, t, epsilon, generator)
-    n = b // updates
-    few, seen = episodes.select(slice(0, n)), [x[..., :n] for x in thoughts.along(episodes.cells)]
+    n, seen = b // updates, thoughts.along(episodes.cells)
+    batch = minibatch(network, episodes.select(slice(0, n)), [x[..., :n] for x in seen])
     learner = copy.deepcopy(network)
     optimizer = model.Adam(learner.parameters(), 1e-9)
     rooms = ((main.GRID + 1) // 2) ** 2
     wave, farthest = 5 * 3 / 8, main.MAX_START_DISTANCE  # five operations on bits, with three operands
     look = flops_of_look(network) / products
     to_think = int((~mazes.walls).sum() - b)
-    to_learn = int((few.cells[:-1] != few.mazes.goal).sum())
+    to_learn = len(batch[1])
     moved = {  # bytes: each input read once and each output written once, for every pass needed
         "generate": b * (2 * rooms * 13 + cells), "draw": b * cells * (7 + wave * farthest),
         "distances": b * cells * (5 + wave * int(distance.max())), "move table": b * cells * 4 * 9,
-        "roll out": b * t * 4 * 4, "patches along": b * t * 4 * 2 * network.patch_size}
+        "roll out": b * t * 4 * 4, "patches along": b * t * 4 * 2 * network.patch_size,
+        "targets": b * t * 4 * (network.patch_size + 6)}
     floor = {name: size / copies for name, size in moved.items()}
     floor |= {"think": to_think * look, "update": to_learn * look * 3}  # a backward pass is two forward
     floor["evaluate"] = floor["think"] + floor["roll out"] + floor["move table"]
@@ -119,7 +132,8 @@ def stages(network, device, copies, products):
         "roll out": (lambda: maze.walk(table, mazes.start, main.choose_actions(t, mazes, epsilon, generator)),
                      b, b * t, 1),
         "patches along": (lambda: thoughts.along(episodes.cells), b, b * t, 1),
-        "update": (lambda: main.update(learner, learner, optimizer, few, seen), n, n * t, updates),
+        "targets": (lambda: targets(network, episodes, seen), b, b * t, main.TARGET_SYNCS),
+        "update": (lambda: main.update(learner, optimizer, *batch), n, n * t, updates),
         "evaluate": (lambda: main.evaluate(network, mazes, distance), b, b * t,
                      2 * main.EVAL_SAMPLE / b / main.EVAL_EVERY)}
     return {name: (timed(run), mazes, steps, times, floor[name])
@@ -217,9 +231,10 @@ def growth(network, device):
         looks = count_looks(network, mazes) / b / is_open
         thinking = timed(lambda: network.think(mazes), 3) / b
         episodes, thoughts = main.rollout(network, mazes, main.MAX_EP_LENGTH)
-        seen, learner = thoughts.along(episodes.cells), copy.deepcopy(network)
+        batch = minibatch(network, episodes, thoughts.along(episodes.cells))
+        learner = copy.deepcopy(network)
         optimizer = model.Adam(learner.parameters(), 1e-9)
-        updating = timed(lambda: main.update(learner, learner, optimizer, episodes, seen), 3) / b
+        updating = timed(lambda: main.update(learner, optimizer, *batch), 3) / b
         print(f"| {grid} | {b:,} | {is_open:,.0f} | {longest} | {looks:.1f} | {thinking * 1e6:,.1f} "
               f"| {thinking * 1e9 / is_open:,.0f} | {updating * 1e6:,.1f} |", flush=True)
 

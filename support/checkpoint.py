@@ -9,7 +9,7 @@ from maze import UserError, replacing
 from model import CORES
 from support.window import MEMORIES, build
 
-CHECKPOINT_FORMAT = 5
+CHECKPOINT_FORMAT = 6
 
 
 def save_checkpoint(path, network, settings, **progress):

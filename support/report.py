@@ -68,9 +68,28 @@ def report(network, run, held_out, known, settings, started, plot_file, evaluate
 
 
 def one_look(thinker, device="cpu", n=2000):
-    """`model.learned_backup` in n mazes of random walls, in which a patch takes all its forms."""
+    """`learned_backup` in n mazes of random walls, in which a patch takes all its forms."""
     mazes = maze.random_walls(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED)).to(device)
-    return model.learned_backup(thinker, mazes, maze.distances(mazes.walls, mazes.goal))
+    return learned_backup(thinker, mazes, maze.distances(mazes.walls, mazes.goal))
+
+
+@torch.no_grad()
+def learned_backup(thinker, mazes, distance):
+    """(Q of one look, exact Q), both (4, N), in units of m, where all that the core sees is exact.
+
+    exact: gamma * V*(s') for each action in each cell, but the goal, from which it can be reached.
+    distance (H, W, B): the exact one.
+    """
+    thoughts = model.Thoughts(thinker, mazes.walls, mazes.goal)
+    worth = torch.where(distance < 0, model.NO_VALUE, model.GRAIN * (1.0 - distance))
+    thoughts.inside(thoughts.worth).copy_(worth.masked_fill(mazes.walls, model.NO_CELL))
+    cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
+    at = maze.in_padded(cell, mazes.walls.shape[1], thinker.core.radius) * thoughts.shape[2] + lane
+    looks = [thinker.look(thoughts.patches(part)) for part in at.split(4096)]
+    learned, m = (torch.cat(parts, -1) for parts in zip(*looks))
+    there = thoughts.worth[at + thoughts.beside]
+    there = torch.where(there == model.NO_CELL, thoughts.worth[at], there)  # a wall: it stays
+    return learned, ((there - model.GRAIN - m) * thinker.log2_unit).exp2()
 
 
 def relative_error(learned, exact):
@@ -93,7 +112,7 @@ def draw_agent(network, run, mazes, distance, scores, settings, evaluate, rollou
         walks, thoughts = rollout(agent, few, steps)
         values = []
         if isinstance(agent, model.Thinker):
-            values = [values_after(agent, few, looks) for looks in range(1, farthest + 1)]
+            agent.think(few, lambda thoughts: values.append(thoughts.values()))
         rows.append((f"after {row['episodes']:,} episodes", values, walks.cells))
     if network.whole_maze:
         q = thoughts.q_values()
@@ -104,11 +123,3 @@ def draw_agent(network, run, mazes, distance, scores, settings, evaluate, rollou
     out = settings["OUT_DIR"]
     pictures.walks(os.path.join(out, "rollouts.png"), few, walks.cells, q, exact, gamma, farthest)
     pictures.thinking(os.path.join(out, "agent.gif"), few, rows, gamma, farthest)
-
-
-def values_after(thinker, mazes, looks):
-    """What the cells are worth (H, W, B) after so many looks."""
-    before, thinker.looks = thinker.looks, looks
-    values = thinker.think(mazes).values()
-    thinker.looks = before
-    return values

@@ -104,10 +104,10 @@ def set_aside(path):
     return f"the agent of the last run is kept as {aside}, until another run begins\n"
 
 
-def keep(path, run, network, settings, seconds, optimizer, replay, generator):
+def keep(path, run, network, target, settings, seconds, optimizer, replay, generator):
     """Saves all that `resume` needs to go on as if nothing had happened, and metrics.csv beside it."""
     save_checkpoint(path, network, settings, **dict(run, seconds=seconds), optimizer=optimizer.state(),
-                    generator=generator.get_state(), replay=replay.state() if replay else None)
+                    target=target.state_dict(), generator=generator.get_state(), replay=replay.state() if replay else None)
     metrics = os.path.join(os.path.dirname(path), "metrics.csv")
     with replacing(metrics) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, run["history"][0])
@@ -115,7 +115,7 @@ def keep(path, run, network, settings, seconds, optimizer, replay, generator):
         writer.writerows(run["history"])
 
 
-def resume(path, settings, network, optimizer, replay, generator):
+def resume(path, settings, network, target, optimizer, replay, generator):
     """Takes a run up where its checkpoint left it: (its progress, the seconds that it has taken)."""
     saved, then, run = load_checkpoint(path, next(network.parameters()).device)
     for name, value in settings.items():
@@ -123,6 +123,7 @@ def resume(path, settings, network, optimizer, replay, generator):
             raise UserError(f"{name}={value} now, but the run in {path} has {name}={then.get(name)}: "
                             "resume with the same constants")
     network.load_state_dict(saved.state_dict())
+    target.load_state_dict(run.pop("target"))
     optimizer.restore(run.pop("optimizer"))
     try:
         generator.set_state(run.pop("generator").cpu())

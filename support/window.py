@@ -55,14 +55,18 @@ class Local(nn.Module):
             x = F.relu(self.hidden(x))
         return self.leave(x).permute(2, 0, 1), state
 
-    def q(self, seen):
-        """Q (4, T + 1, B) in each visited cell, and the log of its unit, which is 1."""
+    def q(self, seen, steps=None):
+        """Q in all visited cells (4, T + 1, B), or in those of `steps` only (4, N)."""
         q, _ = self(seen[0])
-        return q, torch.zeros_like(q[0])
+        return q if steps is None else q.flatten(1).index_select(1, steps)
 
-    def next_value(self, seen, log_m, choice=None):
+    def log2_m(self, seen):
+        """The log2 of the unit of Q, which is 1: (T + 1, B)."""
+        return torch.zeros_like(seen[0][0])
+
+    def next_value(self, seen, log2_m, choice=None):
         """The greatest Q in the next cell (T, B), or that of another network's choice."""
-        q, _ = self(seen[0])
+        q = self.q(seen)
         return (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
 
 
@@ -95,8 +99,9 @@ class Sight:
         q, self.state = network(self.seen[-1][:, None], self.state)
         return q[:, 0]
 
-    def along(self, cells):
-        return torch.stack(self.seen, 1),  # (F, T + 1, B)
+    def along(self, cells, lanes=slice(None)):
+        """What was seen in `lanes`, to learn from: (F, T + 1, B), alone in a tuple."""
+        return (torch.stack(self.seen, 1)[..., lanes],)
 
 
 class Mapper(nn.Module):
@@ -108,11 +113,14 @@ class Mapper(nn.Module):
         super().__init__()
         self.thinker, self.radius = Thinker(core, width, gamma, looks, kinds=3), radius
 
-    def q(self, seen):
-        return self.thinker.q(seen)
+    def q(self, seen, steps=None):
+        return self.thinker.q(seen, steps)
 
-    def next_value(self, seen, log_m, choice=None):
-        return self.thinker.next_value(seen, log_m, choice)
+    def log2_m(self, seen):
+        return self.thinker.log2_m(seen)
+
+    def next_value(self, seen, log2_m, choice=None):
+        return self.thinker.next_value(seen, log2_m, choice)
 
     def begin(self, mazes, learning=False):
         return Map(self, mazes, learning)
@@ -134,7 +142,7 @@ class Map:
         self.known = padded(torch.full_like(mazes.walls, UNKNOWN, dtype=torch.uint8), network.radius, WALL)
         self.thoughts = Thoughts(network.thinker, self.inner(), mazes.goal)
         self.before = deque(maxlen=steps_ago + 1)  # (values, map) of the last steps
-        self.patches, self.next_n = [], []
+        self.patches, self.next_worth = [], []
 
     def inner(self):
         """The map (H, W, B), without the rim."""
@@ -145,14 +153,14 @@ class Map:
     def see(self, cells):
         at = self.thoughts.index(cells)
         if self.patches:
-            self.next_n.append(self.as_then(self.thoughts.n[at], lambda: self.thoughts.n[at]))
+            self.next_worth.append(self.as_then(self.thoughts.worth[at], lambda: self.thoughts.worth[at]))
         near, flat = around(cells, self.mazes.walls.shape[1], self.network.radius), self.known.flatten(0, 1)
         news = self.truth.gather(0, near)
         changed = (flat.gather(0, near) != news).any(0)
         flat.scatter_(0, near, news)
         self.think(changed.nonzero()[:, 0] if self.patches else self.thoughts.lane)
         if self.late is not None:
-            self.before.append((self.thoughts.n.clone(), self.thoughts.kind.clone()))
+            self.before.append((self.thoughts.worth.clone(), self.thoughts.kind.clone()))
         patch = self.thoughts.patches(at)
         q, _ = self.network.thinker.look(patch)
         self.patches.append(self.as_then(patch, lambda: self.thoughts.patches(at)))
@@ -164,21 +172,22 @@ class Map:
             return
         part = Thoughts(self.network.thinker, self.inner()[..., lanes], self.mazes.goal[lanes]).settle()
         b = self.thoughts.shape[2]
-        self.thoughts.n.view(-1, b)[:, lanes] = part.n.view(-1, len(lanes))
+        self.thoughts.worth.view(-1, b)[:, lanes] = part.worth.view(-1, len(lanes))
         self.thoughts.kind.view(-1, b)[:, lanes] = part.kind.view(-1, len(lanes))
 
     def as_then(self, now, ask):
         """now; for every second agent that learns, what `ask` finds in the oldest map of those kept."""
         if self.late is None or not self.before:
             return now
-        present = self.thoughts.n, self.thoughts.kind
-        self.thoughts.n, self.thoughts.kind = self.before[0]
+        present = self.thoughts.worth, self.thoughts.kind
+        self.thoughts.worth, self.thoughts.kind = self.before[0]
         then = ask()
-        self.thoughts.n, self.thoughts.kind = present
+        self.thoughts.worth, self.thoughts.kind = present
         return torch.where(self.late, then, now)
 
-    def along(self, cells):
-        patches, next_n = torch.stack(self.patches, 1), torch.stack(self.next_n)
-        if self.late is None:
-            return patches, next_n
-        return as_seen(patches, next_n, self.network.thinker)
+    def along(self, cells, lanes=slice(None)):
+        """What was seen in `lanes`, to learn from: as by `Thoughts.along`."""
+        patches, next_worth = torch.stack(self.patches, 1), torch.stack(self.next_worth)
+        if self.late is not None:
+            patches, next_worth = as_seen(patches, next_worth, self.network.thinker)
+        return patches[..., lanes], next_worth[..., lanes]

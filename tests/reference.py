@@ -224,7 +224,7 @@ def rises(thinker, gamma, kind, n, cells):
     for cell in cells:
         seen = look(thinker, gamma, kind, n, *cell)
         best = min(max(seen[0]), 1.0) if seen else 0.0
-        if best > 1e-3:
+        if best > 0:
             worth = seen[1] + round(math.log(best) / math.log(1 / gamma) * 8)
             if cell not in n or worth > n[cell]:
                 risen[cell] = worth
@@ -356,15 +356,19 @@ class Table(torch.nn.Module):
     def think(self, mazes):
         q, b = self.table.detach(), len(mazes.goal)
         if q.dim() == 3:
-            return Opinion(q[..., None].expand(-1, -1, -1, b), lambda cells: (cells,))
-        return Opinion(q, lambda cells: (cells * b + torch.arange(b),))
+            return Opinion(q[..., None].expand(-1, -1, -1, b), lambda cells, lanes=None: (cells,))
+        lane = torch.arange(b)
+        return Opinion(q, lambda cells, lanes=slice(None): (cells * b + lane[lanes],))
 
-    def q(self, seen):
-        q = self.table.flatten(1)[:, seen[0]]
-        return q, torch.zeros_like(q[0])
+    def q(self, seen, steps=None):
+        at = seen[0] if steps is None else seen[0].flatten()[steps]
+        return self.table.flatten(1)[:, at]
 
-    def next_value(self, seen, log_m, choice=None):
-        q, _ = self.q(seen)
+    def log2_m(self, seen):
+        return torch.zeros(seen[0].shape)
+
+    def next_value(self, seen, log2_m, choice=None):
+        q = self.q(seen)
         return (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
 
 
@@ -390,8 +394,11 @@ class Stepwise(torch.nn.Module):
     def begin(self, mazes, learning=False):
         return Steps(self.network.think(mazes))
 
-    def q(self, seen):
-        return self.network.q(seen)
+    def q(self, seen, steps=None):
+        return self.network.q(seen, steps)
+
+    def log2_m(self, seen):
+        return self.network.log2_m(seen)
 
 
 class Steps:
@@ -405,3 +412,21 @@ class Steps:
 def walked(mazes, q, steps, epsilon=None, generator=None):
     """The episodes of an agent with this q (4, H, W, B)."""
     return main.rollout(Table(q), mazes, steps, epsilon, generator)[0]
+
+
+def td_error(online, target, seen, episodes, *how):
+    """(Q(s, a) minus its target in each step, which steps count), both (T, B); how: see `model.td_targets`."""
+    td_target, counts = model.td_targets(online, target, seen, episodes, *how)
+    return online.q(seen)[:, :-1].gather(0, episodes.actions[None])[0] - td_target, counts
+
+
+def update(online, target, optimizer, episodes, seen, weight=None):
+    """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T, B))."""
+    most = 1 + main.NOVELTY * main.MAX_EP_LENGTH
+    td_target, counts = model.td_targets(online, target, seen, episodes, main.GAMMA, main.LAMBDA,
+                                         main.DOUBLE, most)
+    ((_, steps),) = main.minibatches(counts, 1)
+    weight = None if weight is None else weight[steps % counts.shape[1]]
+    loss, norm, error = main.update(online, optimizer, seen, steps, episodes.actions.flatten()[steps],
+                                    td_target.flatten()[steps], weight)
+    return loss, norm, torch.zeros(counts.numel()).index_copy(0, steps, error).view(counts.shape)

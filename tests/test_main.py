@@ -40,8 +40,11 @@ class Oracle(nn.Module):
         q = maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal), main.GAMMA) + self.wrong
         return reference.Opinion(q, lambda cells: (model.along(q, cells),))
 
-    def q(self, seen):
-        return seen[0], torch.zeros_like(seen[0][0])
+    def q(self, seen, steps=None):
+        return seen[0]
+
+    def log2_m(self, seen):
+        return torch.zeros_like(seen[0][0])
 
 
 def fixed(q):
@@ -198,7 +201,7 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact
     counts = counts.t().view(4, h, w)
     for _ in range(100):
         target.load_state_dict(table.state_dict())
-        main.update(table, target, Jump(table, counts), episodes, main.recall(target, episodes))
+        reference.update(table, target, Jump(table, counts), episodes, main.recall(target, episodes))
     exact = reference.optimal_q(walls[..., 0].numpy(), int(goal), 0.9)
     phi = np.reshape(reference.potential(walls[..., 0].numpy(), int(goal), 0.9, shaping), (h, w))
     found = table.table.detach().numpy()
@@ -217,7 +220,7 @@ def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_s
     for syncs in range(1, 8):
         target.load_state_dict(table.state_dict())
         for _ in range(3):
-            main.update(table, target, optimizer, episodes, main.recall(target, episodes))
+            reference.update(table, target, optimizer, episodes, main.recall(target, episodes))
         wanted = [main.GAMMA ** (6 - x) if x > 6 - syncs else 0.0 for x in range(7)] + [0.0]
         assert table.table[3, 0].tolist() == pytest.approx(wanted, abs=1e-5)
 
@@ -227,7 +230,7 @@ def test_with_full_lambda_credit_takes_a_greedy_path_at_once(monkeypatch, exact_
     walks_right = torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6
     episodes = reference.walked(reference.corridor(8, 0, 7), walks_right[..., None], 10)
     table, target = fixed(walks_right.clone()), fixed(walks_right.clone())
-    main.update(table, target, exact_steps(table, 7), episodes, main.recall(target, episodes))
+    reference.update(table, target, exact_steps(table, 7), episodes, main.recall(target, episodes))
     wanted = [main.GAMMA ** (6 - x) for x in range(7)]
     assert table.table[3, 0, :7].tolist() == pytest.approx(wanted, abs=1e-5)
 
@@ -241,7 +244,7 @@ def test_credit_stops_at_an_exploring_action(monkeypatch, exact_steps):
     with torch.no_grad():
         table.table[0, 0, 4] = 1e-3
     target = fixed(table.table.detach().clone())
-    main.update(table, target, exact_steps(table, 7), episodes, main.recall(target, episodes))
+    reference.update(table, target, exact_steps(table, 7), episodes, main.recall(target, episodes))
     wanted = [1e-3 / 16, 1e-3 / 8, 1e-3 / 4, 1e-3 / 2, 0.25, 0.5, 1.0]
     assert table.table[3, 0, :7].tolist() == pytest.approx(wanted, abs=1e-6)
 
@@ -253,7 +256,7 @@ def test_a_target_network_just_copied_is_as_good_as_the_online_one():
     networks += [copy.deepcopy(networks[0]) for _ in range(2)]
     episodes = reference.walked(mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded())
     for online, target in ((networks[0], networks[0]), (networks[1], networks[2])):
-        main.update(online, target, Descent(online, 0.1), episodes, main.recall(target, episodes))
+        reference.update(online, target, Descent(online, 0.1), episodes, main.recall(target, episodes))
     assert not torch.equal(networks[0].core.p.weight, networks[2].core.p.weight)
     assert all(map(torch.allclose, networks[0].parameters(), networks[1].parameters()))
 
@@ -269,7 +272,7 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
         table.table[:, 0, 7] = 0.5  # nothing is learned in the goal
     target = fixed(torch.zeros(4, 1, 8))
     seen = main.recall(target, episodes)
-    loss, norm, error = main.update(table, target, Descent(table, 1.0), episodes, seen)
+    loss, norm, error = reference.update(table, target, Descent(table, 1.0), episodes, seen)
     assert error[:, 0].tolist() == pytest.approx([0] * 6 + [-0.05] + [0] * 3)
     assert loss.item() == pytest.approx(0.5 * 0.05 ** 2 / 7 / 0.1, rel=1e-3)
     assert norm.item() == pytest.approx(0.05 / 7 / 0.1, rel=1e-3)
@@ -278,7 +281,7 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
         table.table.zero_()
         table.table[3, 0, :7] = torch.tensor([9.0, 9, 9, 9, 9, 9, 0])
     before = table.table.detach().clone()
-    loss, norm, _ = main.update(table, target, Descent(table, 1.0), episodes, seen)
+    loss, norm, _ = reference.update(table, target, Descent(table, 1.0), episodes, seen)
     assert loss.item() == pytest.approx((6 * (9 - 0.05) + (1 - 0.05)) / 7, rel=1e-4)
     assert norm.item() == pytest.approx(7 ** 0.5 / 7, rel=1e-4)
     assert (table.table - before).norm().item() == pytest.approx(0.2, rel=1e-4)
@@ -448,7 +451,7 @@ def test_a_network_that_knows_the_backup_and_maps_all_at_once_scores_full_marks(
 
 
 def backup_error(network, mazes):
-    learned, exact = model.learned_backup(network, mazes, maze.distances(mazes.walls, mazes.goal))
+    learned, exact = report.learned_backup(network, mazes, maze.distances(mazes.walls, mazes.goal))
     error = (learned - exact).abs() / exact
     return error.mean().item(), error.max().item()
 
@@ -687,23 +690,44 @@ def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sampl
 
 @pytest.mark.parametrize("bsz, updates, syncs", [(64, 6, 1), (64, 6, 2), (64, 6, 4), (64, 6, 6), (64, 4, 9), (10, 7, 7)])
 def test_run_makes_the_updates_and_target_syncs_that_it_reports(tiny, monkeypatch, bsz, updates, syncs):
-    made, in_sync, copied, real = 0, 0, None, main.update
+    made, synced, update, td_targets = 0, 0, main.update, model.td_targets
 
-    def update(online, target, optimizer, episodes, *rest):
-        nonlocal made, in_sync, copied
+    def counted(*arguments):
+        nonlocal made
         made += 1
-        if all(map(torch.equal, online.parameters(), target.parameters())):
-            in_sync, copied = in_sync + 1, [weights.clone() for weights in online.parameters()]
-        assert all(map(torch.equal, target.parameters(), copied))
-        return real(online, target, optimizer, episodes, *rest)
+        return update(*arguments)
 
-    monkeypatch.setattr(main, "update", update)
+    def in_sync(online, target, *rest):
+        nonlocal synced
+        synced += 1
+        assert all(map(torch.equal, online.parameters(), target.parameters()))
+        return td_targets(online, target, *rest)
+
+    monkeypatch.setattr(main, "update", counted)
+    monkeypatch.setattr(model, "td_targets", in_sync)
     settings = dict(BSZ=bsz, UPDATES=updates, TARGET_SYNCS=syncs, NUM_EPISODES=3 * bsz - 1)
     summary, _, rows = run(monkeypatch, tiny / "out", **settings)
     assert summary["updates"] == made == 3 * updates
-    assert in_sync == 3 * min(syncs, updates)
+    assert synced == 3 * min(syncs, updates)
     assert summary["episodes"] == 3 * bsz
     assert [int(row["updates"]) for row in rows] == [updates, 2 * updates, 3 * updates]
+
+
+@pytest.mark.parametrize("agent", [dict(MODEL="vin"), dict(VISION=1, MEMORY="trail", WIDTH=16)])
+def test_with_double_dqn_the_target_network_is_copied_one_sync_late(tiny, monkeypatch, agent):
+    weights, td_targets = [], model.td_targets
+
+    def noted(online, target, seen, episodes, gamma, lam, double, most):
+        assert double
+        weights.append([[x.clone() for x in one.parameters()] for one in (online, target)])
+        return td_targets(online, target, seen, episodes, gamma, lam, double, most)
+
+    monkeypatch.setattr(model, "td_targets", noted)
+    run(monkeypatch, tiny / "out", **agent, DOUBLE=True, TARGET_SYNCS=2)
+    assert len(weights) == 4
+    for (online, _), (later, target) in zip(weights, weights[1:]):
+        assert all(map(torch.equal, online, target))
+        assert not all(map(torch.equal, later, target))
 
 
 @pytest.mark.parametrize("replay", ["off", "uniform"])
@@ -732,60 +756,63 @@ def test_run_explores_as_its_constants_say_and_counts_its_steps(tiny, monkeypatc
     ("off", dict(VISION=1, MEMORY="trail")), ("uniform", dict(VISION=1, MEMORY="gru", WIDTH=16))])
 def test_run_learns_from_what_the_target_network_thinks(tiny, monkeypatch, replay, agent):
     """After each sync, of all episodes until the next one. Each that was walked is learned from."""
-    groups, walked, real, rollout = [], [], main.update, main.rollout
+    groups, walked, update, td_targets, rollout = [], [], main.update, model.td_targets, main.rollout
 
-    def update(online, target, optimizer, episodes, seen, weight=None):
-        weights = [x.clone() for x in target.parameters()]
-        if not groups or any(not torch.equal(x, y) for x, y in zip(weights, groups[-1][0])):
-            assert all(map(torch.equal, weights, online.parameters()))
-            groups.append((weights, copy.deepcopy(target), [], []))
-        groups[-1][2].append(episodes)
+    def sync(online, target, seen, episodes, *rest):
+        if not main.DOUBLE:
+            assert all(map(torch.equal, online.parameters(), target.parameters()))
+        groups.append((copy.deepcopy(target), episodes, seen, []))
+        return td_targets(online, target, seen, episodes, *rest)
+
+    def learns(online, optimizer, seen, *rest):
         groups[-1][3].append(seen)
-        return real(online, target, optimizer, episodes, seen, weight)
+        return update(online, optimizer, seen, *rest)
 
     def remembered(network, mazes, steps, epsilon=None, generator=None):
         found = rollout(network, mazes, steps, epsilon, generator)
         walked.extend([found[0].cells] * (len(mazes.goal) == main.BSZ))
         return found
 
-    monkeypatch.setattr(main, "update", update)
+    monkeypatch.setattr(main, "update", learns)
+    monkeypatch.setattr(model, "td_targets", sync)
     monkeypatch.setattr(main, "rollout", remembered)
     run(monkeypatch, tiny / "out", **dict(NUM_EPISODES=256) | agent, REPLAY=replay, REPLAY_SIZE=200)
-    learned = torch.cat([episodes.cells for group in groups for episodes in group[2]], 1)
-    walked = torch.cat(walked, 1)
+    learned, walked = torch.cat([group[1].cells for group in groups], 1), torch.cat(walked, 1)
     assert learned.shape == walked.shape and (replay != "off" or torch.equal(learned, walked))
-    updates = sum(len(group[2]) for group in groups)
-    assert updates >= 8 and len(groups) == updates * main.TARGET_SYNCS // main.UPDATES
+    assert len(groups) == main.NUM_EPISODES // main.BSZ * main.TARGET_SYNCS
     moved = False
-    for _, target, parts, seen in groups:
-        mazes = maze.Mazes(*(torch.cat(x, -1) for x in zip(*(part.mazes for part in parts))))
-        rest = zip(*(part[1:] for part in parts))
-        episodes = model.Episodes(mazes, *(torch.cat(x, -1) for x in rest))
-        again = main.recall(target, episodes)
-        for wanted, *found in zip(again, *seen, strict=True):
-            assert torch.allclose(wanted.float(), torch.cat(found, -1).float(), atol=1e-6)
-        first = main.recall(groups[0][1], episodes)
+    for target, episodes, seen, parts in groups:
+        again, first = (main.recall(one, episodes) for one in (target, groups[0][0]))
+        for wanted, one, *found in zip(again, seen, *parts, strict=True):
+            assert torch.allclose(wanted.float(), one.float(), atol=1e-6)
+            assert torch.equal(one, torch.cat(found, -1))
         moved |= any(not torch.equal(x, y) for x, y in zip(again, first))
     assert moved != (agent.get("MEMORY") in ("trail", "gru"))  # through a window, all see the same
 
 
 def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors(tiny, monkeypatch):
-    sampled, updated, learned = [], [], []
-    sample, learn, update = Replay.sample, Replay.learn, main.update
+    sampled, synced, updated, learned = [], [], [], []
+    sample, learn, update, td_targets = Replay.sample, Replay.learn, main.update, model.td_targets
     monkeypatch.setattr(Replay, "sample",
                         lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:])
     monkeypatch.setattr(Replay, "learn", lambda *a: learned.append(a[1:]) or learn(*a))
-    monkeypatch.setattr(main, "update", lambda *a: updated.append((a[3], a[5], update(*a))) or updated[-1][2])
+    monkeypatch.setattr(main, "update", lambda *a: updated.append((*a[3:], update(*a))) or updated[-1][-1])
+    monkeypatch.setattr(model, "td_targets",
+                        lambda *a: synced.append((a[3], td_targets(*a))) or synced[-1][1])
     settings = dict(REPLAY="prioritized", PRIORITY_BETA=0.2, REPLAY_SIZE=100, NUM_EPISODES=256)
     run(monkeypatch, tiny / "out", **settings)
     assert [beta for beta, *_ in sampled] == pytest.approx([0.2 + 0.8 * batch / 4 for batch in range(4)])
-    assert len(updated) == len(learned) == 16
-    for batch, (_, mazes, cells, _, index, weight) in enumerate(sampled):
-        part = slice(4 * batch, 4 * batch + 4)
-        assert torch.equal(torch.cat([used for _, used, _ in updated[part]]), weight)
-        assert torch.equal(torch.cat([episodes.cells for episodes, _, _ in updated[part]], 1), cells)
-        assert torch.equal(torch.cat([which for which, _ in learned[part]]), index)
-    assert all(torch.equal(result[2], error) for (_, _, result), (_, error) in zip(updated, learned))
+    assert len(synced) == len(updated) == len(learned) == 16  # a sync, an update: 16 episodes of 64
+    for batch, (_, _, cells, actions, index, weight) in enumerate(sampled):
+        for i in range(4):
+            own, number = slice(16 * i, 16 * i + 16), 4 * batch + i
+            (episodes, (td_target, counts)), (which, remembered) = synced[number], learned[number]
+            assert torch.equal(episodes.cells, cells[:, own]) and torch.equal(which, index[own])
+            steps, taken, wanted, weights, (_, _, error) = updated[number]
+            assert torch.equal(weights, weight[own].expand_as(counts)[counts])
+            assert torch.equal(taken, actions[:, own][counts])
+            assert torch.equal(wanted, td_target[counts])
+            assert torch.equal(remembered[counts], error) and not remembered[~counts].any()
 
 
 def test_update_weighs_each_episode(monkeypatch, exact_steps):
@@ -798,7 +825,7 @@ def test_update_weighs_each_episode(monkeypatch, exact_steps):
     for part, weight, count in ((slice(20), torch.arange(20) < 7, steps.sum()), (slice(7), None, steps[:7].sum())):
         few = episodes.select(part)
         seen = main.recall(network, few)
-        loss, norm, error = main.update(copy.deepcopy(network), network, Still(), few, seen, weight)
+        loss, norm, error = reference.update(copy.deepcopy(network), network, Still(), few, seen, weight)
         found.append((loss * count, norm * count, error[:, :7]))
     assert all(map(torch.allclose, *found))
 
@@ -853,7 +880,7 @@ def test_every_process_of_a_run_draws_its_own_mazes(tiny, monkeypatch):
         generator = seeded(main.SEED)
         torch.randperm(main.BSZ, generator=generator)
         sample = main.exam(maze.make_mazes(20, 8, seeded()))
-        main.begin(model.Thinker("vin", 6, 0.5), None, None, sample, generator)
+        main.begin(model.Thinker("vin", 6, 0.5), None, None, None, sample, generator)
         drawn_by.append(tuple(main.draw(maze.make_mazes(300, 8, seeded()), 64, 1.0, generator).start.tolist()))
     assert len(set(drawn_by)) == 4
 

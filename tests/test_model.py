@@ -79,7 +79,7 @@ def exact_vin(gamma=0.5, kinds=2):
 def worth(thoughts):
     """What the cells are worth, without the rim: (H, W, B)."""
     r = thoughts.thinker.core.radius
-    return thoughts.n.view(thoughts.shape)[r:thoughts.shape[0] - r, r:thoughts.shape[1] - r]
+    return thoughts.worth.view(thoughts.shape)[r:thoughts.shape[0] - r, r:thoughts.shape[1] - r]
 
 
 def with_value(n):
@@ -95,8 +95,8 @@ def steps_to_goal(mazes):
 
 def exact_worth(mazes):
     d = steps_to_goal(mazes)
-    n = torch.where(d < 0, model.NO_VALUE, model.GRAIN * (1 - d))
-    return n.masked_fill(mazes.walls, model.NO_CELL).int()
+    n = torch.where(d < 0, model.NO_VALUE, model.GRAIN * (1.0 - d))
+    return n.masked_fill(mazes.walls, model.NO_CELL).to(torch.get_default_dtype())
 
 
 def random_kinds(b, h, w):
@@ -225,7 +225,7 @@ def test_walls_and_what_lies_outside_hold_no_value(name, h, w):
     network, mazes = thinker(name), reference.random_mazes(9, h, w)
     thoughts, r, lane = network.think(mazes), network.core.radius, torch.arange(9)
     assert thoughts.q.shape == (4, h, w, 9) and thoughts.q.isfinite().all()
-    whole = thoughts.n.view(h + 2 * r, w + 2 * r, 9)
+    whole = thoughts.worth.view(h + 2 * r, w + 2 * r, 9)
     rim = np.pad(np.zeros((h, w), bool), r, constant_values=True)
     assert (whole[torch.from_numpy(rim)] == model.NO_CELL).all()
     assert torch.equal(worth(thoughts) == model.NO_CELL, mazes.walls)
@@ -322,7 +322,7 @@ def test_core_sees_all_of_its_patch_and_nothing_else(precise, name, h, w, cell):
 def test_gradient_reaches_every_weight(precise, name, kinds):
     network, (kind, goal) = thinker(name, kinds=kinds), random_kinds(60, 8, 8)
     thoughts = model.Thoughts(network, kind if kinds == 3 else kind % 2, goal).settle()
-    q, _ = network.q(thoughts.along(torch.arange(64)[:, None].expand(64, 60)))
+    q = network.q(thoughts.along(torch.arange(64)[:, None].expand(64, 60)))
     q.pow(2).sum().backward()
     for weights in network.parameters():
         assert weights.grad.abs().max() > 1e-9
@@ -415,7 +415,8 @@ def test_on_every_second_step_only_what_is_worth_more_than_the_own_cell_is_seen(
 def test_q_along_a_walk_is_what_a_slow_look_finds_in_each_visited_cell(precise, name):
     network, other, (episodes, _) = thinker(name), thinker(name, seed=1), random_episodes(b=8)
     thoughts = other.think(episodes.mazes)
-    q, log_m = network.q(thoughts.along(episodes.cells))
+    seen = thoughts.along(episodes.cells)
+    q, log_m = network.q(seen), network.log2_m(seen)
     assert q.shape == (4, 13, 8) and q.requires_grad and log_m.shape == (13, 8)
     reached = 0
     for b in range(8):
@@ -431,7 +432,7 @@ def test_q_along_a_walk_is_what_a_slow_look_finds_in_each_visited_cell(precise, 
                 continue
             reached += 1
             assert q[:, t, b].tolist() == pytest.approx(slow[0], abs=1e-9)
-            assert log_m[t, b].item() == pytest.approx(slow[1] / 8 * math.log(2))
+            assert log_m[t, b].item() == pytest.approx(slow[1] / 8)
     assert reached > 50
 
 
@@ -474,7 +475,7 @@ def test_agent_with_a_window_learns_from_the_q_that_it_saw(memory, radius):
     """But for every second step of one that thinks, learned as when most cells had no value yet."""
     network, episodes, seen = explored(memory, radius=radius)
     assert len(set(map(tuple, episodes.cells.t().tolist()))) > 20
-    q, log_m = network.q(seen)
+    q, log_m = network.q(seen), network.log2_m(seen)
     assert q.shape == (4, 21, 30) and q.requires_grad
     same = torch.ones(21, 30, dtype=torch.bool)
     if memory == "map":  # nor does it learn in the goal
@@ -512,8 +513,9 @@ def test_recall_is_what_was_seen_on_the_walk(memory):
 def seen_in_part(network, episodes):
     """A part that begins with an even lane: else the other steps are learned as at first."""
     seen, part = main.recall(network, episodes), slice(8, 15)
-    q, log_m = network.q(seen)
-    few, few_m = network.q([x[..., part] for x in seen])
+    q, log_m = network.q(seen), network.log2_m(seen)
+    few = [x[..., part] for x in seen]
+    few, few_m = network.q(few), network.log2_m(few)
     assert torch.allclose(few, q[..., part], atol=1e-6) and torch.equal(few_m, log_m[..., part])
     again = main.recall(network, episodes.select(part))
     assert all(torch.allclose(x, y[..., part], atol=1e-6) for x, y in zip(again, seen, strict=True))
@@ -778,7 +780,7 @@ def test_novelty_is_paid_for_each_other_cell_once(epsilon):
 def errors(q, late, *rest):
     """Of agents with this q and this late q (4, H, W, B)."""
     online, target = reference.Table(q), reference.Table(late)
-    error, counts = model.td_error(online, target, main.recall(target, rest[0]), *rest)
+    error, counts = reference.td_error(online, target, main.recall(target, rest[0]), *rest)
     return error.detach(), counts
 
 
@@ -846,7 +848,7 @@ def test_targets_carry_no_gradient():
     episodes, q = random_episodes()
     online, late = reference.Table(q), reference.Table(q)
     seen = online.think(episodes.mazes).along(episodes.cells)
-    error, alive = model.td_error(online, late, seen, episodes, 0.9, 0.5, True)
+    error, alive = reference.td_error(online, late, seen, episodes, 0.9, 0.5, True)
     (error * alive).sum().backward()
     assert late.table.grad is None
     assert online.table.grad.sum() == alive.sum()
@@ -857,8 +859,8 @@ def test_targets_of_a_network_that_thinks_carry_no_gradient(precise, name):
     """The gradient of all errors is that of Q of the actions taken."""
     online, (episodes, _) = thinker(name), random_episodes()
     seen, found = online.think(episodes.mazes).along(episodes.cells), []
-    error, counts = model.td_error(online, online, seen, episodes, 0.5, 0.5, True)
-    taken = online.q(seen)[0][:, :-1].gather(0, episodes.actions[None])[0]
+    error, counts = reference.td_error(online, online, seen, episodes, 0.5, 0.5, True)
+    taken = online.q(seen)[:, :-1].gather(0, episodes.actions[None])[0]
     for x in (error, taken):
         online.zero_grad()
         (x * counts).sum().backward()
@@ -872,8 +874,8 @@ def test_td_error_of_an_agent_with_a_window_is_q_minus_the_slow_target(memory, d
     online, episodes, _ = explored(memory)
     target = shifted(online, 5, 0.3)
     seen = main.recall(target, episodes)
-    error, counts = model.td_error(online, target, seen, episodes, 0.9, 0.8, double)
-    q, late = (network.q(seen)[0].detach() for network in (online, target))
+    error, counts = reference.td_error(online, target, seen, episodes, 0.9, 0.8, double)
+    q, late = (network.q(seen).detach() for network in (online, target))
     taken = q[:, :-1].gather(0, episodes.actions[None])[0]
     slow = taken - reference.td_targets(q, late, episodes, 0.9, 0.8, double)
     assert counts.sum() > 100 and (error - slow)[counts].abs().max() < 1e-5
@@ -885,7 +887,7 @@ def test_td_error_on_a_map_is_that_of_the_network_that_thinks_of_it(double):
     target = shifted(online, 5, 0.3)
     seen, found = main.recall(target, episodes), []
     for pair in ((online, target), (online.thinker, target.thinker)):
-        found.append(model.td_error(*pair, seen, episodes, 0.5, 0.8, double))
+        found.append(reference.td_error(*pair, seen, episodes, 0.5, 0.8, double))
     assert all(map(torch.equal, *found)) and found[0][1].sum() > 100
 
 
@@ -901,14 +903,14 @@ def held_worth(network, mazes):
 def targets_of(online, target, episodes, lam=0.0, double=False, gamma=0.5):
     """(the targets that td_error holds Q against, which steps count)."""
     seen = main.recall(target, episodes)
-    error, counts = model.td_error(online, target, seen, episodes, gamma, lam, double)
-    q, _ = online.q(seen)
+    error, counts = reference.td_error(online, target, seen, episodes, gamma, lam, double)
+    q = online.q(seen)
     return (q[:, :-1].gather(0, episodes.actions[None])[0] - error).detach(), counts
 
 
 def slow_targets(online, target, episodes, lam=0.0, double=False, gamma=0.5):
     seen = main.recall(target, episodes)
-    q, late = (network.q(seen)[0].detach() for network in (online, target))
+    q, late = (network.q(seen).detach() for network in (online, target))
     n = held_worth(target, episodes.mazes)
     return reference.thinker_targets(q, late, n, episodes, gamma, lam, double)
 
@@ -971,7 +973,7 @@ def test_learning_far_from_the_goal_is_learning_near_it(lam, gamma, length):
     episodes, _ = main.rollout(network, reference.corridor(length, 0, length - 1), 50)
     assert episodes.cells[-1, 0] == min(50, length - 1)
     seen = main.recall(network, episodes)
-    error, counts = model.td_error(network, network, seen, episodes, gamma, lam, False)
+    error, counts = reference.td_error(network, network, seen, episodes, gamma, lam, False)
     assert counts.all()
     assert error.abs().max() < 1e-3
 
@@ -986,7 +988,7 @@ def test_where_values_fall_fast_learning_is_finite(name, lam):
     episodes = reference.walked(mazes, torch.zeros(4, 1, 40, 1), 99, torch.ones(1), seeded())
     seen = main.recall(network, episodes)
     assert worth(network.think(mazes)).min() < -3000
-    error, counts = model.td_error(network, network, seen, episodes, 0.5, lam, False)
+    error, counts = reference.td_error(network, network, seen, episodes, 0.5, lam, False)
     assert counts.sum() > 50
     assert error[counts].isfinite().all()
 
@@ -999,7 +1001,7 @@ def test_where_no_value_has_come_nothing_is_learned(monkeypatch, name, lam, doub
         monkeypatch.setattr(main, constant, value)
     network, (episodes, _) = model.Thinker(name, 8, 0.5), random_episodes()
     seen, d = main.recall(network, episodes), steps_to_goal(episodes.mazes).flatten(0, 1)
-    error, counts = model.td_error(network, network, seen, episodes, 0.5, lam, double)
+    error, counts = reference.td_error(network, network, seen, episodes, 0.5, lam, double)
     assert torch.equal(counts, d.gather(0, episodes.cells)[:-1] == 1)
     assert error[counts].isfinite().all()
     for learns in (False, True):
@@ -1011,7 +1013,7 @@ def test_where_no_value_has_come_nothing_is_learned(monkeypatch, name, lam, doub
             step = staticmethod(moved.append)
 
         part = episodes.select(few), [x[..., few] for x in seen]
-        loss, norm, _ = main.update(network, network, Optimizer, *part)
+        loss, norm, _ = reference.update(network, network, Optimizer, *part)
         assert loss.isfinite() and norm.isfinite() and moved[0].isfinite().all()
         assert (loss > 0) == (norm > 0) == bool(moved[0].any()) == learns
 

@@ -13,18 +13,19 @@ agent where it is, what a step costs, and so which way to go.
 
 The batch is the last axis, as in maze.py: values (H, W, B), Q (4, H, W, B).
 """
+
 import math
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 
-from maze import Mazes, ahead, in_padded, padded
+from maze import Mazes, in_padded, neighbours, padded
 
 OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
-GRAIN = 8                       # a value is kept as its worth w: it is GAMMA ** (-w / GRAIN)
-NO_VALUE = -(2.0 ** 20)         # the worth of an open cell that no value has reached
-NO_CELL = -(2.0 ** 21)          # the worth of a wall
+GRAIN = 8  # a value is kept as its worth w: it is GAMMA ** (-w / GRAIN)
+NO_VALUE = -(2.0**20)  # the worth of an open cell that no value has reached
+NO_CELL = -(2.0**21)  # the worth of a wall
 
 
 # --------------------------------------------------------------------------------------------------
@@ -67,9 +68,9 @@ class CNN(nn.Module):
         self.q = zeros(nn.Linear(width, 4))
 
     def forward(self, x):
-        x = x.unfold(1, 3, 1).unfold(2, 3, 1)                      # (planes, 3, 3, n, 3, 3)
+        x = x.unfold(1, 3, 1).unfold(2, 3, 1)  # (planes, 3, 3, n, 3, 3)
         x = x.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).flatten(1, 3)  # (9 windows, 9 planes, n)
-        x = layer(self.first, x).relu_()                           # (9 windows, width, n)
+        x = layer(self.first, x).relu_()  # (9 windows, width, n)
         return layer(self.q, layer(self.second, x.flatten(0, 1)).relu_())
 
 
@@ -93,12 +94,12 @@ class Attention(nn.Module):
         self.q = zeros(nn.Linear(2 * width, 4))
 
     def forward(self, x):
-        x = x.flatten(1, 2)                                                      # (planes, 9, n)
+        x = x.flatten(1, 2)  # (planes, 9, n)
         tokens = layer(self.token, x.flatten(1)).unflatten(1, x.shape[1:])
-        tokens = tokens.add_(self.place[..., None]).relu_()                      # (width, 9, n)
+        tokens = tokens.add_(self.place[..., None]).relu_()  # (width, 9, n)
         score = self.score.weight @ tokens.flatten(1)
-        attention = score.unflatten(1, x.shape[1:]).softmax(1)                   # (4, 9, n)
-        heads = layer(self.value, (attention[:, None] * tokens).sum(2))          # (4, width, n)
+        attention = score.unflatten(1, x.shape[1:]).softmax(1)  # (4, 9, n)
+        heads = layer(self.value, (attention[:, None] * tokens).sum(2))  # (4, width, n)
         return layer(self.q, layer(self.hidden, heads.flatten(0, 1)).relu_())
 
 
@@ -312,19 +313,20 @@ class Thoughts:
         return near[self.ticket.index_select(0, near) == number]
 
     def patches(self, at):
-        """What the cells `at` (...) see: the worth of each cell of their patches; on a map its kind, too.
+        """What the cells `at` (...) see: the worth of all cells of their patch, (F, ...).
 
-        Returns (F, ...)."""
+        On a map also their kind.
+        """
         index = self.patch.view(-1, *[1] * at.dim()) + at.to(self.patch.dtype)
         worth = self.worth.index_select(0, index.flatten()).view(index.shape)
         if self.thinker.kinds == 2:
             return worth
         return torch.cat([worth, self.kind.index_select(0, index.flatten()).view(index.shape)])
 
-    def inside(self, x, rim=0):
-        """x (..., cells * B) without the maze's rim, or with `rim` cells of it: (..., H, W, B)."""
-        (h, w, _), cut = self.shape, self.thinker.core.radius - rim
-        return x.unflatten(-1, self.shape)[..., cut : h - cut, cut : w - cut, :]
+    def inside(self, x):
+        """x (..., cells * B) without the maze's rim: (..., H, W, B)."""
+        (h, w, _), r = self.shape, self.thinker.core.radius
+        return x.unflatten(-1, self.shape)[..., r : h - r, r : w - r, :]
 
     def values(self):
         """What the cells are worth as numbers, 0 where no value has come: (H, W, B)."""
@@ -332,7 +334,8 @@ class Thoughts:
 
     def q_values(self):
         """Q of all cells, in its own unit: (4, H, W, B)."""
-        m = ahead(self.inside(self.worth, rim=1)).amax(0)  # no cell is worth more than all beside it
+        # m is one of the four beside it: no cell but the goal is worth more than all of them.
+        m = neighbours(self.inside(self.worth), NO_CELL).amax(0)
         return self.q * (m * self.thinker.log2_unit).exp2()
 
     def along(self, cells, lanes=slice(None)):
@@ -360,11 +363,13 @@ def as_seen(patch, next_worth, thinker):
 # --------------------------------------------------------------------------------------------------
 # Learning
 
+
 class Episodes(NamedTuple):
     """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal.
 
-    cells (T + 1, B), actions (T, B) int64; reward (T, B) and potential (T + 1, B) as by `pay`.
+    cells (T + 1, B), actions (T, B) int64; reward (T, B); potential (T + 1, B): of reward shaping.
     """
+
     mazes: Mazes
     cells: torch.Tensor
     actions: torch.Tensor
@@ -374,26 +379,6 @@ class Episodes(NamedTuple):
     def select(self, index):
         """The episodes at `index`: a slice or a (N,) int64 tensor."""
         return Episodes(self.mazes.select(index), *(x[:, index] for x in self[1:]))
-
-
-def pay(mazes, cells, potential=None, gamma=1.0, novelty=0.0):
-    """What the steps between `cells` (T + 1, B) earn (T, B), and the potential there (T + 1, B).
-
-    Reaching the goal pays 1. The first visit of a cell in an episode pays `novelty`: walking to and
-    fro earns nothing more. A potential (H, W, B) adds gamma * potential(s') - potential(s), 0 in
-    the goal: the best policy stays the best, its Q is less by potential(s) (Ng et al. 1999).
-    """
-    reached = cells == mazes.goal
-    reward = (reached[1:] & ~reached[:-1]).float()
-    if novelty:
-        t = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
-        first = torch.full(mazes.walls.shape, len(cells), device=cells.device).flatten(0, 1)
-        first.scatter_reduce_(0, cells, t, "amin")
-        reward += novelty * ((first.gather(0, cells) == t)[1:] & ~reached[:-1])
-    if potential is None:
-        return reward, torch.zeros((), device=cells.device).expand(cells.shape)
-    potential = along(potential, cells) * ~reached
-    return reward + gamma * potential[1:] - potential[:-1], potential
 
 
 def along(q, cells):
@@ -455,12 +440,6 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, most=1.0):
     return q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale), counts
 
 
-def q_along(network, episodes, thoughts):
-    """Q in the visited cells (4, T + 1, B), in its own unit, without the potential of shaping."""
-    seen = thoughts.along(episodes.cells)
-    return network.q(seen) * network.log2_m(seen).exp2() + episodes.potential
-
-
 class Adam:
     """Adam (Kingma and Ba 2015). torch.optim's does the same, but takes seconds to be imported."""
 
@@ -476,8 +455,8 @@ class Adam:
         self.steps += 1
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = (self.square / (1 - beta2 ** self.steps)).sqrt_().add_(epsilon)
-        change = (self.mean / root).mul_(-self.lr / (1 - beta1 ** self.steps))
+        root = (self.square / (1 - beta2**self.steps)).sqrt_().add_(epsilon)
+        change = (self.mean / root).mul_(-self.lr / (1 - beta1**self.steps))
         for w, part in zip(self.weights, change.split(self.sizes)):
             w += part.view_as(w)
 

@@ -11,6 +11,7 @@ walked by a shortest path, median (worst); backup error: mean and worst of |q - 
 `main.backup_error` (medians over the seeds); to 99%: episodes until held-out success was 99% for the
 first time, median, - if any seed never came there; loss: greatest of the run over that of its end.
 """
+
 import contextlib
 import io
 import math
@@ -29,7 +30,7 @@ import main
 import maze
 import model
 from maze import Mazes
-from support.report import average, one_look, relative_error
+from support.metrics import average, one_look, relative_error
 from support.settings import check, override
 
 # --------------------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ class UnitOfPatch(model.Thinker):
     """The unit is the greatest value of all the patch, whether a step leads there or not."""
 
     def best_in_reach(self, patch):
-        return patch[:self.patch_size].amax(0)
+        return patch[: self.patch_size].amax(0)
 
 
 class ValuesInWalls(model.Thinker):
@@ -73,7 +74,10 @@ class WallThoughts(model.Thoughts):
         self.may_think = inside.flatten()
 
     def settle(self, each_look=None):
-        kind, self.kind = self.kind, torch.where(self.may_think, model.OPEN, model.WALL)  # all may think
+        kind, self.kind = (
+            self.kind,
+            torch.where(self.may_think, model.OPEN, model.WALL),
+        )  # all may think
         self.shown = kind.int()
         return super().settle(each_look)
 
@@ -84,6 +88,7 @@ class WallThoughts(model.Thoughts):
 
 def setting(owner, **values):
     """A function; what it returns is a context, in which attributes of `owner` have these values."""
+
     @contextlib.contextmanager
     def turned():
         before = {name: getattr(owner, name) for name in values}
@@ -94,18 +99,22 @@ def setting(owner, **values):
         finally:
             for name, value in before.items():
                 setattr(owner, name, value)
+
     return turned
 
 
 def thinker(kind):
     """Networks of this class in place of `model.Thinker`."""
+
     def build(settings):
         return kind(settings["MODEL"], settings["WIDTH"], settings["GAMMA"], settings["LOOKS"])
+
     return setting(main, build=build)
 
 
 def look_that(clip=1.0, falls=False):
     """`Thoughts.look` with another greatest q, or with values that may fall."""
+
     def look(self, at):
         patch = self.patches(at)
         q, m = self.thinker.look(patch)
@@ -116,6 +125,7 @@ def look_that(clip=1.0, falls=False):
         changed = (worth != own) if falls else (worth > own)
         self.worth[at[changed]] = worth[changed]
         return q.masked_fill(m == model.NO_VALUE, 0), at[changed]
+
     return setting(model.Thoughts, look=look)
 
 
@@ -126,6 +136,7 @@ def misaligned():
     def other(self, *args, **kwargs):
         init(self, *args, **kwargs)
         self.log2_unit *= 1.06
+
     return setting(model.Thinker, __init__=other)
 
 
@@ -147,14 +158,50 @@ BUILT_IN = {
     "rounding that does not fit GAMMA": ("", misaligned()),
     "trained on settled values only": ("", NOTHING_HIDDEN),
 }
-CONSTANTS = ["", "CURRICULUM=off", "CURRICULUM=linear", "DIFFICULTY_MIN=1", "LAMBDA=0.5", "LAMBDA=0.9",
-             "TARGET_SYNCS=2", "TARGET_SYNCS=5", "TARGET_SYNCS=10", "DOUBLE=True",
-             "DOUBLE=True TARGET_SYNCS=10", "GAMMA=0.3", "GAMMA=0.9", "GAMMA=0.98", "HUBER=0.01",
-             "HUBER=1", "GRAD_CLIP=1e9", "LR=0.001", "UPDATES=10", "REPLAY=uniform",
-             "REPLAY=prioritized", "BSZ=256", "MAZE_CACHE_SIZE=64", "EPSILON=0.1", "WIDTH=8", "WIDTH=16"]
-VIN = ["CURRICULUM=off", "CURRICULUM=linear", "LAMBDA=0.9", "TARGET_SYNCS=10",
-       "DOUBLE=True", "GAMMA=0.3", "GAMMA=0.9", "GAMMA=0.98", "HUBER=0.1", "HUBER=1",
-       "REPLAY=uniform", "BSZ=256", "MAZE_CACHE_SIZE=64", "LOOKS=10"]
+CONSTANTS = [
+    "",
+    "CURRICULUM=off",
+    "CURRICULUM=linear",
+    "DIFFICULTY_MIN=1",
+    "LAMBDA=0.5",
+    "LAMBDA=0.9",
+    "TARGET_SYNCS=2",
+    "TARGET_SYNCS=5",
+    "TARGET_SYNCS=10",
+    "DOUBLE=True",
+    "DOUBLE=True TARGET_SYNCS=10",
+    "GAMMA=0.3",
+    "GAMMA=0.9",
+    "GAMMA=0.98",
+    "HUBER=0.01",
+    "HUBER=1",
+    "GRAD_CLIP=1e9",
+    "LR=0.001",
+    "UPDATES=10",
+    "REPLAY=uniform",
+    "REPLAY=prioritized",
+    "BSZ=256",
+    "MAZE_CACHE_SIZE=64",
+    "EPSILON=0.1",
+    "WIDTH=8",
+    "WIDTH=16",
+]
+VIN = [
+    "CURRICULUM=off",
+    "CURRICULUM=linear",
+    "LAMBDA=0.9",
+    "TARGET_SYNCS=10",
+    "DOUBLE=True",
+    "GAMMA=0.3",
+    "GAMMA=0.9",
+    "GAMMA=0.98",
+    "HUBER=0.1",
+    "HUBER=1",
+    "REPLAY=uniform",
+    "BSZ=256",
+    "MAZE_CACHE_SIZE=64",
+    "LOOKS=10",
+]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -199,8 +246,9 @@ class DilatedCNN(LooksOnce):
     def __init__(self, width=12):
         super().__init__()
         self.enter = nn.Conv2d(3, width, 3, padding=1)
-        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d)
-                                    for d in (1, 2, 4, 8, 4, 2, 1))
+        self.blocks = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in (1, 2, 4, 8, 4, 2, 1)
+        )
         self.leave = model.zeros(nn.Conv2d(width, 4, 1))
 
     def forward(self, mazes):
@@ -216,9 +264,13 @@ class FlattenedMLP(LooksOnce):
     def __init__(self, grid, width=512):
         super().__init__()
         self.grid = grid
-        self.layers = nn.Sequential(nn.Linear(2 * grid * grid, width), nn.ReLU(),
-                                    nn.Linear(width, width), nn.ReLU(),
-                                    model.zeros(nn.Linear(width, 4 * grid * grid)))
+        self.layers = nn.Sequential(
+            nn.Linear(2 * grid * grid, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            model.zeros(nn.Linear(width, 4 * grid * grid)),
+        )
 
     def forward(self, mazes):
         walls, goal = planes(mazes)[:, :2].flatten(2).unbind(1)
@@ -234,7 +286,8 @@ class Transformer(LooksOnce):
         self.enter = nn.Conv2d(5, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 1, 2 * width, 0.0, batch_first=True, norm_first=True)
-            for _ in range(2))
+            for _ in range(2)
+        )
         self.leave = model.zeros(nn.Linear(width, 4))
 
     def forward(self, mazes):
@@ -256,12 +309,18 @@ def planes(mazes):
 
 ONCE_SETTINGS = "DIFFICULTY_MIN=1 GAMMA=0.9 HUBER=1 LR=0.003 UPDATES=20 CURRICULUM_STEP=0.05 "
 ONCE = {
-    "dilated CNN": (ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 NUM_EPISODES=102400",
-                    setting(main, build=lambda settings: DilatedCNN())),
-    "flattened MLP": (ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 LR=0.0003 NUM_EPISODES=204800",
-                      setting(main, build=lambda settings: FlattenedMLP(settings["GRID"]))),
-    "transformer": (ONCE_SETTINGS + "LAMBDA=0.9 TARGET_SYNCS=4 CURRICULUM_SUCCESS=0.7 NUM_EPISODES=8192",
-                    setting(main, build=lambda settings: Transformer())),
+    "dilated CNN": (
+        ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 NUM_EPISODES=102400",
+        setting(main, build=lambda settings: DilatedCNN()),
+    ),
+    "flattened MLP": (
+        ONCE_SETTINGS + "LAMBDA=0.5 CURRICULUM_SUCCESS=0.5 LR=0.0003 NUM_EPISODES=204800",
+        setting(main, build=lambda settings: FlattenedMLP(settings["GRID"])),
+    ),
+    "transformer": (
+        ONCE_SETTINGS + "LAMBDA=0.9 TARGET_SYNCS=4 CURRICULUM_SUCCESS=0.7 NUM_EPISODES=8192",
+        setting(main, build=lambda settings: Transformer()),
+    ),
 }
 
 
@@ -288,11 +347,20 @@ def one_run(arguments, turned=None):
             if isinstance(network, model.Thinker) and not isinstance(network, ValuesInWalls):
                 wrong, worst = relative_error(*one_look(network, n=1000))
         losses = [row["loss"] for row in run["history"]]
-        return dict(success=scores["success"], optimal=scores["optimal"], q_error=scores["q_error"],
-                    gap=known - scores["success"], loops=loops, wrong=wrong, worst=worst,
-                    rise=max(losses) / losses[-1], seconds=run["history"][-1]["seconds"],
-                    to_99=next((row["episodes"] for row in run["history"] if row["success"] >= 0.99),
-                               math.inf))
+        return dict(
+            success=scores["success"],
+            optimal=scores["optimal"],
+            q_error=scores["q_error"],
+            gap=known - scores["success"],
+            loops=loops,
+            wrong=wrong,
+            worst=worst,
+            rise=max(losses) / losses[-1],
+            seconds=run["history"][-1]["seconds"],
+            to_99=next(
+                (row["episodes"] for row in run["history"] if row["success"] >= 0.99), math.inf
+            ),
+        )
     finally:
         vars(main).update(before)
 
@@ -305,8 +373,10 @@ def with_loops():
 
 
 def table(name, rows, common, seeds):
-    print(f"\n### {name}\n\n| turned | success | optimal | loops | backup error | worst | q_error "
-          "| to 99% | loss | seconds |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        f"\n### {name}\n\n| turned | success | optimal | loops | backup error | worst | q_error "
+        "| to 99% | loss | seconds |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for turn, (settings, turned) in rows.items():
         runs = []
         for seed in range(seeds):
@@ -319,9 +389,12 @@ def table(name, rows, common, seeds):
             return f"{median(key):.4f} ({min(run[key] for run in runs):.4f})"
 
         reached = f"{median('to_99'):,.0f}" if all(run["to_99"] < math.inf for run in runs) else "-"
-        print(f"| {turn} | {with_worst('success')} | {with_worst('optimal')} | {with_worst('loops')} "
-              f"| {median('wrong'):.4f} | {median('worst'):.2f} | {median('q_error'):.1e} | {reached} "
-              f"| {median('rise'):.0f} | {median('seconds'):.1f} |", flush=True)
+        print(
+            f"| {turn} | {with_worst('success')} | {with_worst('optimal')} | {with_worst('loops')} "
+            f"| {median('wrong'):.4f} | {median('worst'):.2f} | {median('q_error'):.1e} | {reached} "
+            f"| {median('rise'):.0f} | {median('seconds'):.1f} |",
+            flush=True,
+        )
 
 
 def plain(turns, model_name=None):
@@ -343,7 +416,9 @@ if __name__ == "__main__":
     names = [value for key, _, value in options if key == "TABLE"] or list(TABLES)
     common = [a for a in sys.argv[1:] if a.partition("=")[0] not in ("SEEDS", "TABLE")]
     main.pick_device()
-    print(f"{seeds} seeds a row; all rows: {' '.join(common) or 'nothing else'}; torch "
-          f"{torch.__version__}, {torch.get_num_threads()} thread, {os.cpu_count()} cores")
+    print(
+        f"{seeds} seeds a row; all rows: {' '.join(common) or 'nothing else'}; torch "
+        f"{torch.__version__}, {torch.get_num_threads()} thread, {os.cpu_count()} cores"
+    )
     for name in names:
         table(name, TABLES[name], common, seeds)

@@ -5,6 +5,7 @@
 Held-out perfect mazes, a window of (2 RADIUS + 1)^2 cells that sees through walls, the way to the goal as the crow flies,
 100 steps. Each explorer walks the same mazes, and so does the agent of each CHECKPOINT. Prints success and spl.
 """
+
 import os
 import sys
 
@@ -13,6 +14,7 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
+from support import mapper
 from support.checkpoint import load_checkpoint
 from support.settings import HELD_OUT_SEED
 
@@ -43,7 +45,11 @@ class Explorer:
     def crow(self, cells):
         """Straight distance from cells (..., B) to the goal."""
         goal = self.mazes.goal
-        return ((cells // self.w - goal // self.w) ** 2 + (cells % self.w - goal % self.w) ** 2).float().sqrt()
+        return (
+            ((cells // self.w - goal // self.w) ** 2 + (cells % self.w - goal % self.w) ** 2)
+            .float()
+            .sqrt()
+        )
 
 
 class RandomWalk(Explorer):
@@ -102,20 +108,22 @@ class Frontier(Explorer):
 
     def act(self, cells, blocked):
         r = self.radius
-        self.known.scatter_(0, maze.around(cells, self.w, r), True)
+        self.known.scatter_(0, mapper.around(cells, self.w, r), True)
         known = self.known.view(self.h + 2 * r, self.w + 2 * r, -1)[r:-r, r:-r]
         closed = self.mazes.walls | ~known
         steps = maze.distances(closed, cells)
         edge = ~maze.neighbours(known, True).all(0) & (steps >= 0)
         place = torch.arange(self.h * self.w)[:, None].expand(-1, self.b)
-        score = torch.where(edge.flatten(0, 1), steps.flatten(0, 1) + self.beta * self.crow(place), 1e6)
+        score = torch.where(
+            edge.flatten(0, 1), steps.flatten(0, 1) + self.beta * self.crow(place), 1e6
+        )
         goal = self.mazes.goal
         seen = steps.flatten(0, 1).gather(0, goal[None])[0] >= 0
         target = torch.where(seen, goal, score.argmin(0))
         back = maze.distances(closed, target).flatten(0, 1)
         there = (cells + self.ahead).clamp(0, self.h * self.w - 1)
         left = back.gather(0, there)
-        return torch.where(blocked | (left < 0), 10 ** 6, left).argmin(0)
+        return torch.where(blocked | (left < 0), 10**6, left).argmin(0)
 
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -126,17 +134,30 @@ def run(arguments):
     n, radius = int(options.get("MAZES", 2000)), int(options.get("RADIUS", 2))
     torch.set_num_threads(1)
     main.GRID = 16
-    mazes, distance = main.exam(maze.make_mazes(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED)))
+    mazes, distance = main.exam(
+        maze.make_mazes(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED))
+    )
     shortest = maze.shortest(mazes, distance)
-    explorers = [("random walk", RandomWalk()), ("right-hand wall follower", WallFollower()), ("depth-first search", DepthFirst())]
-    explorers += [(f"frontier, beta {beta}", Frontier(radius, beta)) for beta in (1.0, 2.0, 3.0, 4.0, 6.0)]
+    explorers = [
+        ("random walk", RandomWalk()),
+        ("right-hand wall follower", WallFollower()),
+        ("depth-first search", DepthFirst()),
+    ]
+    explorers += [
+        (f"frontier, beta {beta}", Frontier(radius, beta)) for beta in (1.0, 2.0, 3.0, 4.0, 6.0)
+    ]
     explorers += [(path, load_checkpoint(path, "cpu")[0]) for path in arguments if "=" not in path]
-    print(f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, {main.MAX_EP_LENGTH} steps\n\n"
-          "| explorer | success | spl |\n| --- | ---: | ---: |")
+    print(
+        f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, {main.MAX_EP_LENGTH} steps\n\n"
+        "| explorer | success | spl |\n| --- | ---: | ---: |"
+    )
     for name, explorer in explorers:
         cells = main.rollout(explorer, mazes, main.MAX_EP_LENGTH)[0].cells
         steps, success = (cells[:-1] != mazes.goal).sum(0), (cells[-1] == mazes.goal).float()
-        print(f"| {name} | {success.mean():.3f} | {(success * shortest / torch.maximum(steps, shortest)).mean():.3f} |", flush=True)
+        print(
+            f"| {name} | {success.mean():.3f} | {(success * shortest / torch.maximum(steps, shortest)).mean():.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Trains by the defaults, once without interruption. Then again, but kills the pro
 moment and resumes it, until it has ended; and so on, with the next seed, until KILLS processes have been
 killed. Counts the runs that did not end with the same weights, bit for bit, and whatever else went wrong.
 """
+
 import os
 import random
 import signal
@@ -27,17 +28,32 @@ def weights(folder):
 
 def run(arguments):
     options = dict(KILLS=1000, SEED=0)
-    options.update({key: int(value) for key, _, value in (a.partition("=") for a in arguments)
-                    if key in options})
+    options.update(
+        {
+            key: int(value)
+            for key, _, value in (a.partition("=") for a in arguments)
+            if key in options
+        }
+    )
     others = [a for a in arguments if a.partition("=")[0] not in options]
     kills = runs = different = failed = before_checkpoint = 0
     seed, chance = options["SEED"], random.Random(options["SEED"])
     while kills < options["KILLS"]:
         with tempfile.TemporaryDirectory() as folder:
+
             def start(name, *more):
-                command = [sys.executable, main.__file__, f"OUT_DIR={folder}/{name}", f"SEED={seed}"]
-                return subprocess.Popen([*command, *others, *more], stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True)
+                command = [
+                    sys.executable,
+                    main.__file__,
+                    f"OUT_DIR={folder}/{name}",
+                    f"SEED={seed}",
+                ]
+                return subprocess.Popen(
+                    [*command, *others, *more],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
 
             began = time.perf_counter()
             assert start("straight").wait() == 0
@@ -61,8 +77,11 @@ def run(arguments):
                 one, other = (weights(f"{folder}/{name}") for name in ("straight", "killed"))
                 different += not all(torch.equal(one[name], other[name]) for name in one)
             seed += 1
-            print(f"{kills} kills, {before_checkpoint} of them or starts before a checkpoint; {runs} runs ended, "
-                  f"{different} with other weights, {failed} with an error", flush=True)
+            print(
+                f"{kills} kills, {before_checkpoint} of them or starts before a checkpoint; {runs} runs ended, "
+                f"{different} with other weights, {failed} with an error",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

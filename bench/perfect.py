@@ -6,6 +6,7 @@ Trains SEEDS agents, each with `python main.py SEED=s`, a process of its own, ti
 perfect mazes that it has never seen, and, by `main.solve`, mazes of other sizes and other makers. Other KEY=VALUE go to
 main.py. Prints a line a seed, then for each kind the median and the worst seed. Needs scipy, as tests/ does.
 """
+
 import contextlib
 import io
 import json
@@ -24,10 +25,9 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-from support import mazefile
+from support import solving
 from support.checkpoint import load_checkpoint
 from support.mazefile import FileMaze
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Makers of mazes: each returns walls, (H, W) bool
@@ -44,13 +44,19 @@ def from_passages(rooms, passages):
 
 def pairs(rooms):
     number = np.arange(rooms * rooms).reshape(rooms, rooms)
-    return np.concatenate([np.stack([number[:-1].ravel(), number[1:].ravel()], 1),
-                           np.stack([number[:, :-1].ravel(), number[:, 1:].ravel()], 1)])
+    return np.concatenate(
+        [
+            np.stack([number[:-1].ravel(), number[1:].ravel()], 1),
+            np.stack([number[:, :-1].ravel(), number[:, 1:].ravel()], 1),
+        ]
+    )
 
 
 def kruskal(rooms, random):
     edge = pairs(rooms)
-    tree = minimum_spanning_tree(coo_matrix((1 + random.random(len(edge)), edge.T), shape=(rooms ** 2,) * 2)).tocoo()
+    tree = minimum_spanning_tree(
+        coo_matrix((1 + random.random(len(edge)), edge.T), shape=(rooms**2,) * 2)
+    ).tocoo()
     return from_passages(rooms, zip(tree.row, tree.col))
 
 
@@ -75,23 +81,35 @@ def wilson(rooms, random):
 
 def binary_tree(rooms, random):
     """Each room opens up or to the left."""
-    return from_passages(rooms, [(n, n - 1 if n < rooms or n % rooms and random.random() < 0.5 else n - rooms)
-                                 for n in range(1, rooms * rooms)])
+    return from_passages(
+        rooms,
+        [
+            (n, n - 1 if n < rooms or n % rooms and random.random() < 0.5 else n - rooms)
+            for n in range(1, rooms * rooms)
+        ],
+    )
 
 
 def obstacles(side, random):
     """Open ground with discs, bars and broken frames."""
     walls, (y, x) = np.zeros((side, side), bool), np.mgrid[:side, :side]
     for _ in range(side // 2):
-        cy, cx, ry, rx = *random.integers(side, size=2), *random.integers(1, max(2, side // 5), size=2)
+        cy, cx, ry, rx = (
+            *random.integers(side, size=2),
+            *random.integers(1, max(2, side // 5), size=2),
+        )
         kind = random.integers(3)
         if kind == 0:
-            walls |= (y - cy) ** 2 * rx ** 2 + (x - cx) ** 2 * ry ** 2 <= (rx * ry) ** 2
+            walls |= (y - cy) ** 2 * rx**2 + (x - cx) ** 2 * ry**2 <= (rx * ry) ** 2
         elif kind == 1:
             walls |= (abs(y - cy) <= ry * random.integers(2)) & (abs(x - cx) <= rx)
         else:
             frame = np.maximum(abs(y - cy) * rx, abs(x - cx) * ry)
-            walls |= (frame > (rx * ry) * 0.7) & (frame <= rx * ry) & (random.random() * 6 - 3 < np.arctan2(y - cy, x - cx))
+            walls |= (
+                (frame > (rx * ry) * 0.7)
+                & (frame <= rx * ry)
+                & (random.random() * 6 - 3 < np.arctan2(y - cy, x - cx))
+            )
     return walls
 
 
@@ -100,7 +118,10 @@ def cave(side, random):
     walls = random.random((side, side)) < 0.45
     for _ in range(4):
         rim = np.pad(walls, 1, constant_values=True)
-        walls = sum(rim[y:y + side, x:x + side].astype(int) for y in range(3) for x in range(3)) >= 5
+        walls = (
+            sum(rim[y : y + side, x : x + side].astype(int) for y in range(3) for x in range(3))
+            >= 5
+        )
     return walls
 
 
@@ -110,7 +131,9 @@ def placed(walls, random, over=0):
     if len(is_open) < 2:
         return None
     goal = int(random.choice(is_open))
-    distance = maze.distances(torch.from_numpy(walls)[..., None], torch.tensor([goal])).flatten().numpy()
+    distance = (
+        maze.distances(torch.from_numpy(walls)[..., None], torch.tensor([goal])).flatten().numpy()
+    )
     starts = np.flatnonzero(distance > over)
     return FileMaze(walls, int(random.choice(starts)), goal) if len(starts) else None
 
@@ -126,8 +149,13 @@ def some(n, make, random, over=0):
 def own(n, grid, difficulty, seed):
     """The program's own mazes, starts at any distance."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = maze.draw(maze.make_mazes(n, grid, generator), grid, difficulty, grid * grid, "random", generator)
-    return [FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(n)]
+    drawn = maze.draw(
+        maze.make_mazes(n, grid, generator), grid, difficulty, grid * grid, "random", generator
+    )
+    return [
+        FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i]))
+        for i in range(n)
+    ]
 
 
 def fields(n, side, over, seed):
@@ -145,7 +173,9 @@ def fields(n, side, over, seed):
         far = maze.distances(walls, goal) > over
         kept = far.flatten(0, 1).any(0).nonzero()[:, 0]
         start = maze.choose(far[..., kept], generator) if len(kept) else []
-        found += [FileMaze(walls[..., k].numpy(), int(s), int(goal[k])) for k, s in zip(kept, start)]
+        found += [
+            FileMaze(walls[..., k].numpy(), int(s), int(goal[k])) for k, s in zip(kept, start)
+        ]
     return found[:n]
 
 
@@ -175,21 +205,31 @@ def kinds():
 def solve(texts, checkpoint, file):
     """(solved, by a shortest path) of `main.solve` on these mazes, written to `file` first."""
     with open(file, "w") as out:
-        out.write("\n\n".join(mazefile.draw(text) for text in texts) + "\n")
+        out.write("\n\n".join(solving.draw(text) for text in texts) + "\n")
     main.CHECKPOINT = checkpoint
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         main.solve(file)
-    words = printed.getvalue().splitlines()[-1].replace(",", "").split()  # solved 98 of 100, by a shortest path 97
+    words = (
+        printed.getvalue().splitlines()[-1].replace(",", "").split()
+    )  # solved 98 of 100, by a shortest path 97
     return int(words[1]), int(words[-1])
 
 
 def run(arguments):
     options = dict(SEEDS=10, FIRST=0, HELD_OUT=100_000)
-    options.update({key: int(value) for key, _, value in (a.partition("=") for a in arguments) if key in options})
+    options.update(
+        {
+            key: int(value)
+            for key, _, value in (a.partition("=") for a in arguments)
+            if key in options
+        }
+    )
     passed = [a for a in arguments if a.partition("=")[0] not in options]
     main.pick_device()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; {options} {passed}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; {options} {passed}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         beyond, table = list(kinds()), {}
         for seed in range(options["FIRST"], options["FIRST"] + options["SEEDS"]):
@@ -198,20 +238,36 @@ def run(arguments):
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             row = {"seconds, whole process": time.perf_counter() - began}
-            network, config, _ = load_checkpoint(os.path.join(out, "checkpoint.pt"), torch.device("cpu"))
+            network, config, _ = load_checkpoint(
+                os.path.join(out, "checkpoint.pt"), torch.device("cpu")
+            )
             with open(os.path.join(out, "summary.json")) as file:
                 summary = json.load(file)
             for name in "backup_error", "backup_error_worst":
                 row[name] = summary[name]
-            main.GRID, main.GAMMA, main.MAX_EP_LENGTH = config["GRID"], config["GAMMA"], config["MAX_EP_LENGTH"]
-            cache = maze.load_cache(os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed)
-            held_out = main.exam(maze.held_out(options["HELD_OUT"], main.GRID, 10 ** 10 + seed, cache))
+            main.GRID, main.GAMMA, main.MAX_EP_LENGTH = (
+                config["GRID"],
+                config["GAMMA"],
+                config["MAX_EP_LENGTH"],
+            )
+            cache = maze.load_cache(
+                os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed
+            )
+            held_out = main.exam(
+                maze.held_out(options["HELD_OUT"], main.GRID, 10**10 + seed, cache)
+            )
             scores = main.evaluate(network, *held_out)
-            row[f"failures in {options['HELD_OUT']:,} held-out"] = int((scores["success"] == 0).sum())
-            row["of them solved, but not by a shortest path"] = int((scores["success"] > scores["optimal"]).sum())
+            row[f"failures in {options['HELD_OUT']:,} held-out"] = int(
+                (scores["success"] == 0).sum()
+            )
+            row["of them solved, but not by a shortest path"] = int(
+                (scores["success"] > scores["optimal"]).sum()
+            )
             row["q_error"] = scores["q_error"].mean().item()
             for name, texts in beyond:
-                _, optimal = solve(texts, os.path.join(out, "checkpoint.pt"), os.path.join(folder, "mazes.txt"))
+                _, optimal = solve(
+                    texts, os.path.join(out, "checkpoint.pt"), os.path.join(folder, "mazes.txt")
+                )
                 row[f"{name}: not optimal, of {len(texts):,}"] = len(texts) - optimal
             print(f"seed {seed}: " + "; ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
             for name, value in row.items():

@@ -5,6 +5,7 @@
 Trains each by its defaults, `python main.py VISION=2 MEMORY=m SEED=s`, a process of its own, timed whole;
 10,000 held-out mazes. Prints median (worst seed) of each figure.
 """
+
 import json
 import os
 import statistics
@@ -21,15 +22,24 @@ AGENTS = ["MEMORY=map", "MEMORY=map MODEL=vin", "MEMORY=none", "MEMORY=trail", "
 def run(arguments):
     seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 3)
     others = [a for a in arguments if not a.startswith("SEEDS=")]
-    print(f"| VISION=2 | weights | success | optimal | spl | loops | seconds | seeds |\n"
-          "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| VISION=2 | weights | success | optimal | spl | loops | seconds | seeds |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for agent in AGENTS:
         found = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as out:
-                command = [sys.executable, main.__file__, "VISION=2", *agent.split(), f"SEED={seed}"]
-                subprocess.run([*command, f"OUT_DIR={out}", *others], check=True,
-                               stdout=subprocess.DEVNULL)
+                command = [
+                    sys.executable,
+                    main.__file__,
+                    "VISION=2",
+                    *agent.split(),
+                    f"SEED={seed}",
+                ]
+                subprocess.run(
+                    [*command, f"OUT_DIR={out}", *others], check=True, stdout=subprocess.DEVNULL
+                )
                 with open(os.path.join(out, "summary.json")) as file:
                     found.append(json.load(file))
 
@@ -37,9 +47,11 @@ def run(arguments):
             values = [summary[name] for summary in found]
             return f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})"
 
-        print(f"| {agent} | {found[0]['params']:,} | {column('success', min, 3)} | {column('optimal', min, 3)} "
-              f"| {column('spl', min, 3)} | {column('loops', max, 3)} | {column('seconds', max, 0)} | {seeds} |",
-              flush=True)
+        print(
+            f"| {agent} | {found[0]['params']:,} | {column('success', min, 3)} | {column('optimal', min, 3)} "
+            f"| {column('spl', min, 3)} | {column('loops', max, 3)} | {column('seconds', max, 0)} | {seeds} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,29 @@
-"""Mazes from files: text, pictures, numpy arrays; and the walks through them, as text and a picture."""
+"""Mazes from files: text, pictures and numpy arrays."""
+
 import os
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from maze import Mazes, UserError
+from maze import UserError
 
-LETTERS = {"#": "wall", "%": "wall", ".": "open", " ": "open", "S": "start", "A": "start", "P": "start",
-           "G": "goal", "B": "goal"}
+LETTERS = {
+    "#": "wall",
+    "%": "wall",
+    ".": "open",
+    " ": "open",
+    "S": "start",
+    "A": "start",
+    "P": "start",
+    "G": "goal",
+    "B": "goal",
+}
 PICTURES = ".png", ".jpg", ".jpeg", ".gif", ".bmp"
 
 
 class FileMaze(NamedTuple):
     """One maze of a file: walls (H, W) bool array, start and goal cells."""
+
     walls: np.ndarray
     start: int
     goal: int
@@ -23,9 +33,9 @@ def read(path, start="", goal=""):
     """The mazes of a file, a list of FileMaze. Raises UserError for what can't be understood.
 
     Text: `#` or `%` wall, `.` or space open, `S`, `A` or `P` start, `G` or `B` goal, a blank line
-    between two mazes. In a Pac-Man layout (`%` and `P`) a `.` is food, and the one there is, the goal.
-    A picture: dark walls on light ground. A numpy array (.npy): not 0 is wall. For the last two, start
-    and goal as "y,x"; a picture may show them as a green and a red cell instead.
+    between two mazes. In a Pac-Man layout (`%` and `P`) the only `.`, its food, is the goal.
+    A picture: dark walls on light ground. A numpy array (.npy): not 0 is wall. For the last two,
+    start and goal as "y,x"; a picture may show them as a green and a red cell instead.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in PICTURES:
@@ -33,8 +43,9 @@ def read(path, start="", goal=""):
     if ending == ".npy":
         return [from_array(path, start, goal)]
     if start or goal:
-        raise UserError(f"{path} is a text: mark the start as S and the goal as G in it, without START "
-                        "and GOAL")
+        raise UserError(
+            f"{path} is a text: mark the start as S and the goal as G in it, without START and GOAL"
+        )
     return from_text(path)
 
 
@@ -53,12 +64,16 @@ def from_text(path):
         line = line.rstrip("\r")
         for column, character in enumerate(line, 1):
             if character not in LETTERS:
-                raise UserError(f"{path}, line {number}: {character!r} in column {column}; a maze is made "
-                                "of # . S G and spaces")
+                raise UserError(
+                    f"{path}, line {number}: {character!r} in column {column}; a maze is made "
+                    "of # . S G and spaces"
+                )
         if line:
             if block and len(line) != len(block[0][1]):
-                raise UserError(f"{path}, line {number}: {len(line)} characters, but the line above has "
-                                f"{len(block[0][1])}")
+                raise UserError(
+                    f"{path}, line {number}: {len(line)} characters, but the line above has "
+                    f"{len(block[0][1])}"
+                )
             block.append((number, line))
         elif block:
             mazes.append(parse(path, block))
@@ -78,7 +93,9 @@ def parse(path, block):
     for name, letter in ("start", "S"), ("goal", "G"):
         found = [number for number, line in block for c in line if LETTERS[c] == name]
         if not found:
-            raise UserError(f"{path}, line {first}: the maze that begins here has no {name}, {letter}")
+            raise UserError(
+                f"{path}, line {first}: the maze that begins here has no {name}, {letter}"
+            )
         if len(found) > 1:
             raise UserError(f"{path}, line {found[1]}: a second {name}, {letter}; a maze has one")
     walls = np.array([kind == "wall" for kind in kinds]).reshape(len(block), -1)
@@ -91,6 +108,7 @@ def parse(path, block):
 
 def from_picture(path, start, goal):
     from PIL import Image  # matplotlib brings it
+
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB")).astype(int)
@@ -105,12 +123,16 @@ def from_picture(path, start, goal):
     size = cell_size(kind)
     h, w = kind.shape
     if h % size or w % size:
-        raise UserError(f"{path}: {w}x{h} pixels, and cells that seem to be {size} pixels wide, which "
-                        "does not divide it: crop it to whole cells")
+        raise UserError(
+            f"{path}: {w}x{h} pixels, and cells that seem to be {size} pixels wide, which "
+            "does not divide it: crop it to whole cells"
+        )
     cells = kind.reshape(h // size, size, w // size, size)[:, size // 2, :, size // 2]
     if max(cells.shape) > 1024:
-        raise UserError(f"{path}: cells of {size} pixels make it {cells.shape[1]}x{cells.shape[0]}: is it "
-                        "blurred or a photo? It takes sharp squares of one size")
+        raise UserError(
+            f"{path}: cells of {size} pixels make it {cells.shape[1]}x{cells.shape[0]}: is it "
+            "blurred or a photo? It takes sharp squares of one size"
+        )
     places = []
     for name, color, number, given in (("start", "green", 2, start), ("goal", "red", 3, goal)):
         if given:
@@ -118,17 +140,22 @@ def from_picture(path, start, goal):
             continue
         found = np.flatnonzero(cells == number)
         if len(found) != 1:
-            raise UserError(f"{path}: {cells.shape[1]}x{cells.shape[0]} cells of {size} pixels, "
-                            f"{len(found)} of them {color}: paint one {color} as the {name}, or say "
-                            f"where it is, {'START' if name == 'start' else 'GOAL'}=y,x")
+            raise UserError(
+                f"{path}: {cells.shape[1]}x{cells.shape[0]} cells of {size} pixels, "
+                f"{len(found)} of them {color}: paint one {color} as the {name}, or say "
+                f"where it is, {'START' if name == 'start' else 'GOAL'}=y,x"
+            )
         places.append(int(found[0]))
     return FileMaze(cells == 1, *places)
 
 
 def cell_size(kind):
     """The greatest size of squares, in pixels, to whose edges all changes of colour keep."""
-    edges = [np.flatnonzero((kind[1:] != kind[:-1]).any(1)) + 1,
-             np.flatnonzero((kind[:, 1:] != kind[:, :-1]).any(0)) + 1, kind.shape]
+    edges = [
+        np.flatnonzero((kind[1:] != kind[:-1]).any(1)) + 1,
+        np.flatnonzero((kind[:, 1:] != kind[:, :-1]).any(0)) + 1,
+        kind.shape,
+    ]
     return int(np.gcd.reduce(np.concatenate(edges)))
 
 
@@ -138,8 +165,9 @@ def from_array(path, start, goal):
     except (ValueError, EOFError):
         raise UserError(f"{path} is not a numpy array of numbers") from None
     if array.ndim != 2 or not array.size:
-        raise UserError(f"{path}: an array of shape {array.shape}; a maze has rows and columns, not 0 is "
-                        "wall")
+        raise UserError(
+            f"{path}: an array of shape {array.shape}; a maze has rows and columns, not 0 is wall"
+        )
     if not start or not goal:
         raise UserError(f"{path}: say where start and goal are, START=y,x GOAL=y,x")
     walls = array != 0
@@ -154,47 +182,10 @@ def place(path, name, text, walls):
         raise UserError(f"the {name} of {path}, {text!r}, is not understood: write y,x") from None
     h, w = walls.shape
     if not (0 <= y < h and 0 <= x < w) or walls[y, x]:
-        inside = f"outside of its {h} rows and {w} columns" if not (0 <= y < h and 0 <= x < w) else "a wall"
+        inside = (
+            f"outside of its {h} rows and {w} columns"
+            if not (0 <= y < h and 0 <= x < w)
+            else "a wall"
+        )
         raise UserError(f"the {name} of {path}, row {y} and column {x}, is {inside}")
     return y * w + x
-
-
-# --------------------------------------------------------------------------------------------------
-# Walks
-
-
-def stack(texts, device="cpu"):
-    """FileMazes of one size, as `Mazes`."""
-    walls = torch.from_numpy(np.stack([text.walls for text in texts], -1)).to(device)
-    goal, start = torch.tensor([[text.goal, text.start] for text in texts], device=device).unbind(1)
-    return Mazes(walls, goal, start)
-
-
-def draw(text, cells=()):
-    """A FileMaze as text, the walked cells as `*`."""
-    letters = np.where(text.walls, "#", ".")
-    letters.flat[list(cells)] = "*"
-    letters.flat[text.start], letters.flat[text.goal] = "S", "G"
-    return "\n".join("".join(row) for row in letters)
-
-
-def print_walks(texts, walks):
-    """Prints each maze with its walk and a verdict, then the sum.
-
-    walks: for each maze, the cells of the walk (T + 1,), and the length of a shortest one, -1 if
-    there is none.
-    """
-    solved = optimal = 0
-    for number, text in enumerate(texts, 1):
-        cells, shortest = walks[number - 1]
-        limit = int((~text.walls).sum())
-        taken = int((cells[:limit + 1] != text.goal).sum())
-        print(draw(text, cells[:taken + 1].tolist()))
-        if shortest < 0:
-            print(f"maze {number}: unreachable\n")
-        elif taken <= limit:
-            solved, optimal = solved + 1, optimal + (taken == shortest)
-            print(f"maze {number}: solved in {taken} steps (shortest {shortest})\n")
-        else:
-            print(f"maze {number}: not solved in {limit} steps (shortest {shortest})\n")
-    print(f"solved {solved} of {len(texts)}, by a shortest path {optimal}")

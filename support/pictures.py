@@ -2,21 +2,20 @@
 
 matplotlib and its picture library are loaded when the first picture is drawn: they take a while.
 """
+
 import math
 
 import torch
 
 from maze import padded, replacing
 
-COLORS = "f4f4ee 282c34 e04040 1e5ac8 9cc3f0"  # open, wall, goal, agent, trail
-OPEN, WALL, GOAL, AGENT, TRAIL, FIRST_SHADE = 0, 1, 2, 3, 4, 8
-SHADES = 64
-
 
 def pyplot():
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     return plt
 
 
@@ -31,9 +30,11 @@ def steps_away(value, gamma):
     return torch.where(value > 0, 1 + value.clamp(min=1e-38).log() / math.log(gamma), math.inf)
 
 
-def course(path, run, settings, bands=None, backup=None):
-    """training_plot.png. run: its history and random_walk. bands: scores by distance; backup: (learned,
-    exact) q of one look, both (N,); both once they are known."""
+def course(path, run, settings, summary=None, backup=None):
+    """training_plot.png. run: its history; summary: its end; backup: (learned, exact) Q of a look.
+
+    The last two once they are known.
+    """
     plt, history = pyplot(), run["history"]
     column = {name: [row[name] for row in history] for name in history[0]}
     figure, axes = plt.subplots(2, 3, figsize=(14, 7))
@@ -42,7 +43,8 @@ def course(path, run, settings, bands=None, backup=None):
     x = [episodes / 1000 for episodes in column["episodes"]]
     success.plot(x, column["success"], label="held-out mazes")
     success.plot(x, column["train_success"], "--", label="training mazes")
-    success.axhline(run["random_walk"], color="gray", ls="--", label="random walk")
+    if summary:
+        success.axhline(summary["random_walk"], color="gray", ls="--", label="random walk")
     success.set(title="Success of the greedy agent", ylim=(-0.02, 1.02))
     error.semilogy(x, column["q_error"], label="q_error: mean |Q - Q*|")
     for sign, name in (1, "mean Q - Q*, where over"), (-1, "mean Q* - Q, where under"):
@@ -58,7 +60,7 @@ def course(path, run, settings, bands=None, backup=None):
     rate = [rate / settings["LR"] for rate in column["learning_rate"]]
     level.plot(x, rate, label="learning rate / LR")
     level.set(title="Curriculum, exploration, learning rate", ylim=(-0.02, 1.05))
-    draw_bands(far, bands) if bands else far.axis("off")
+    draw_bands(far, summary["by_distance"]) if summary else far.axis("off")
     draw_backup(learned, *backup) if backup else learned.axis("off")
     for axis in success, error, loss, level:
         axis.set_xlabel("thousand episodes")
@@ -84,8 +86,14 @@ def draw_backup(axis, learned, exact, points=6000):
     some = torch.linspace(0, len(exact) - 1, points).long()
     ends = [0, 1.2 * exact.max().item()]
     spread = torch.linspace(-0.02, 0.02, 97)[some % 97] * ends[1]  # exact Q has few values
-    axis.plot((exact[some] + spread).numpy(), learned[some].numpy(), ".", ms=2, alpha=0.5,
-              label="an action in a cell")
+    axis.plot(
+        (exact[some] + spread).numpy(),
+        learned[some].numpy(),
+        ".",
+        ms=2,
+        alpha=0.5,
+        label="an action in a cell",
+    )
     axis.plot(ends, ends, "k--", lw=1, label="exact")
     axis.set(title="What was learned: Q of one look", xlabel="exact Q of the backup, in units of m")
     axis.legend(fontsize=8, loc="upper left")
@@ -110,8 +118,20 @@ def walks(path, mazes, cells, value, exact, gamma, farthest):
         y, x, i = show.nonzero().cpu().numpy().T
         best = q.argmax(0)[show].cpu()
         dx, dy = torch.tensor([[0, 0, -1, 1], [-1, 1, 0, 0]])[:, best].float().numpy()
-        axis.quiver(x + 1 + i * (w + 2), y + 1 + row * (h + 2), dx, dy, color="white", alpha=0.6,
-                    angles="xy", scale_units="xy", scale=1.6, pivot="mid", width=0.0008, headwidth=4)
+        axis.quiver(
+            x + 1 + i * (w + 2),
+            y + 1 + row * (h + 2),
+            dx,
+            dy,
+            color="white",
+            alpha=0.6,
+            angles="xy",
+            scale_units="xy",
+            scale=1.6,
+            pivot="mid",
+            width=0.0008,
+            headwidth=4,
+        )
     cells, goal = cells.cpu(), mazes.goal.tolist()
     for i in range(n):
         steps, arrived = int((cells[:-1, i] != goal[i]).sum()), bool(cells[-1, i] == goal[i])
@@ -119,60 +139,27 @@ def walks(path, mazes, cells, value, exact, gamma, farthest):
         axis.plot(x, y, color="tab:red", lw=2)
         axis.plot(x[0], y[0], "o", color="white", ms=6, mec="tab:red")
         for row in range(2):
-            axis.plot(goal[i] % w + 1 + i * (w + 2), goal[i] // w + 1 + row * (h + 2), "*",
-                      color="gold", mec="black", ms=11)
-        axis.text((i + 0.5) * (w + 2) - 0.5, -1.2, f"{steps} steps" if arrived else "FAILED",
-                  ha="center", color="black" if arrived else "tab:red")
+            axis.plot(
+                goal[i] % w + 1 + i * (w + 2),
+                goal[i] // w + 1 + row * (h + 2),
+                "*",
+                color="gold",
+                mec="black",
+                ms=11,
+            )
+        axis.text(
+            (i + 0.5) * (w + 2) - 0.5,
+            -1.2,
+            f"{steps} steps" if arrived else "FAILED",
+            ha="center",
+            color="black" if arrived else "tab:red",
+        )
     axis.axis("off")
-    figure.suptitle("Above: what each cell is worth to the agent (yellow: near the goal), its best "
-                    "action, and the way it walks (red) from the dot to the star.\nBelow: the exact "
-                    "values.", fontsize=10, y=0.995)
+    figure.suptitle(
+        "Above: what each cell is worth to the agent (yellow: near the goal), its best "
+        "action, and the way it walks (red) from the dot to the star.\nBelow: the exact "
+        "values.",
+        fontsize=10,
+        y=0.995,
+    )
     save(figure, path, 80)
-
-
-def thinking(path, mazes, rows, gamma, farthest, scale=8):
-    """agent.gif: values spread through a few mazes as the network thinks, then it walks them.
-
-    rows: a list of (title, values, cells): values, what the cells are worth after each look, a list
-    of (H, W, n), empty for an agent that does not think about the whole maze; cells (T + 1, n).
-    """
-    from PIL import Image, ImageDraw
-    plt, (h, w, n) = pyplot(), mazes.walls.shape
-    shades = (plt.get_cmap("viridis_r")(torch.linspace(0, 1, SHADES).numpy())[:, :3] * 255).astype("uint8")
-    palette = bytes.fromhex(COLORS).ljust(3 * FIRST_SHADE, b"\0") + shades.tobytes()
-    goal, lane = mazes.goal.cpu(), torch.arange(n)
-    boards, trails = [], [torch.zeros(h * w, n, dtype=torch.bool) for _ in rows]
-    looks = max(len(values) for _, values, _ in rows)
-    steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
-    frames = []
-    for t in [*range(0, looks, 2), *range(looks, looks + min(steps, len(rows[0][2])))]:
-        boards = []
-        for (title, values, cells), trail in zip(rows, trails):
-            board = torch.where(mazes.walls, WALL, OPEN).to("cpu", torch.uint8).flatten(0, 1)
-            if values:
-                away = steps_away(values[min(t, len(values) - 1)].cpu(), gamma).flatten(0, 1)
-                shade = FIRST_SHADE + (away / farthest * (SHADES - 1)).clamp(0, SHADES - 1)
-                board = torch.where(away.isfinite() & (board != WALL), shade.to(torch.uint8), board)
-            board[goal, lane] = GOAL
-            if t >= looks:
-                here = cells[min(t - looks, len(cells) - 1)].cpu()
-                trail[here, lane] = True
-                board[trail & (board != GOAL)] = TRAIL
-                board[here, lane] = AGENT
-            else:
-                board[cells[0].cpu(), lane] = AGENT
-            picture = padded(board.view(h, w, n), 1, WALL).transpose(1, 2).flatten(1)
-            picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-            image = Image.new("P", (picture.shape[1], picture.shape[0] + 16), OPEN)
-            image.paste(Image.fromarray(picture.numpy(), "P"), (0, 16))
-            doing = f"look {t + 1}" if t < min(looks, len(values)) else "walking" if t >= looks else ""
-            ImageDraw.Draw(image).text((4, 2), f"{title}   {doing}", fill=WALL)
-            boards.append(image)
-        frame = Image.new("P", (boards[0].width, sum(image.height for image in boards)))
-        for i, image in enumerate(boards):
-            frame.paste(image, (0, i * image.height))
-        frame.putpalette(palette)
-        frames.append(frame)
-    with replacing(path) as beside:
-        frames[0].save(beside, format="GIF", save_all=True, append_images=frames[1:] + 15 * frames[-1:],
-                       duration=70, loop=0)

@@ -1,26 +1,34 @@
-"""Replay memory: whole episodes, as cells and actions of a stored maze."""
+"""Replay memory: whole episodes, as cells and actions of a stored maze; and minibatches of them."""
+
 import torch
 
 from maze import Mazes, pack, unpack
 
 
 class Replay:
-    """The last `size` episodes, on the device, as cells and actions of a bit-packed maze: about 3 bytes a step.
+    """The last `size` episodes, as cells and actions of a bit-packed maze: about 3 bytes a step.
 
     Drawn with probability priority ** alpha / sum (Schaul et al. 2016); alpha 0: uniformly.
     """
 
     def __init__(self, size, grid, steps, alpha, device):
         self.size, self.grid, self.alpha, self.stored, self.next = size, grid, alpha, 0, 0
-        cell = torch.int16 if grid * grid < 2 ** 15 else torch.int32
+        cell = torch.int16 if grid * grid < 2**15 else torch.int32
         self.walls = torch.empty(-(-grid * grid // 8), size, dtype=torch.uint8, device=device)
         self.goal = torch.empty(size, dtype=cell, device=device)
         self.cells = torch.empty(steps + 1, size, dtype=cell, device=device)
         self.actions = torch.empty(steps, size, dtype=torch.uint8, device=device)
         self.priority = torch.zeros(size, device=device)
 
+    @classmethod
+    def of(cls, settings, device):
+        """The memory that main.py's constants ask for."""
+        alpha = settings["PRIORITY_ALPHA"] if settings["REPLAY"] == "prioritized" else 0.0
+        steps = settings["MAX_EP_LENGTH"]
+        return cls(settings["REPLAY_SIZE"], settings["GRID"], steps, alpha, device)
+
     def add(self, mazes, cells, actions):
-        """Stores episodes, over the oldest ones where it is full; not more than `size` at once. New ones have top priority."""
+        """Stores episodes, with top priority, over the oldest where it is full: `size` at most."""
         n = len(mazes.goal)
         place = torch.arange(self.next, self.next + n, device=self.goal.device) % self.size
         self.walls[:, place] = pack(mazes.walls)
@@ -32,32 +40,59 @@ class Replay:
         self.stored = min(self.stored + n, self.size)
 
     def sample(self, n, generator, beta=0.0):
-        """(mazes, cells, actions, index, weight) of n stored episodes, with replacement. weight (n,): the importance
-        weights (stored * probability) ** -beta over the greatest of them."""
-        share = self.priority[:self.stored] ** self.alpha
+        """(mazes, cells, actions, index, weight) of n stored episodes, with replacement.
+
+        weight (n,): the importance weights (stored * probability) ** -beta, over the greatest.
+        """
+        share = self.priority[: self.stored] ** self.alpha
         heap = share.cumsum(0, dtype=torch.float32 if share.device.type == "mps" else torch.float64)
         dice = torch.rand(n, generator=generator, device=share.device, dtype=heap.dtype) * heap[-1]
         index = torch.searchsorted(heap, dice, right=True).clamp(max=self.stored - 1)
         weight = share[index] ** -beta
         cells = self.cells[:, index].long()
-        mazes = Mazes(unpack(self.walls[:, index], self.grid, self.grid), self.goal[index].long(), cells[0])
+        mazes = Mazes(
+            unpack(self.walls[:, index], self.grid, self.grid), self.goal[index].long(), cells[0]
+        )
         return mazes, cells, self.actions[:, index].long(), index, weight / weight.max()
 
     def learn(self, index, error):
-        """Sets the priorities of the episodes at `index` from their TD errors (T, n), 0 where there is none: mostly the
-        greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019)."""
+        """Sets the priorities of the episodes at `index` from their TD errors (T, n), 0 for none.
+
+        Mostly the greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019).
+        """
         self.priority[index] = 0.9 * error.abs().amax(0) + 0.1 * error.abs().mean(0) + 1e-6
 
     def bytes(self):
         """How much memory it takes."""
-        return sum(x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, torch.Tensor))
+        return sum(
+            x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, torch.Tensor)
+        )
 
     def state(self):
         """All of it, to be saved; `restore` takes it back."""
-        return dict(stored=self.stored, next=self.next, **{name: getattr(self, name)[..., :self.stored].clone()
-                    for name in ("walls", "goal", "cells", "actions", "priority")})
+        return dict(
+            stored=self.stored,
+            next=self.next,
+            **{
+                name: getattr(self, name)[..., : self.stored].clone()
+                for name in ("walls", "goal", "cells", "actions", "priority")
+            },
+        )
 
     def restore(self, state):
         self.stored, self.next = state["stored"], state["next"]
         for name in ("walls", "goal", "cells", "actions", "priority"):
-            getattr(self, name)[..., :self.stored] = state[name]
+            getattr(self, name)[..., : self.stored] = state[name]
+
+
+def minibatches(counts, number: int):
+    """Splits B episodes into `number` parts: [(slice of the episodes, their steps that count)].
+
+    counts (T, B) bool. Steps (N,) are numbered in their part: time * episodes + episode.
+    """
+    t, b = counts.shape
+    parts = [slice(i * b // number, (i + 1) * b // number) for i in range(number)]
+    masks = [counts[:, part].flatten() for part in parts]
+    sizes = torch.stack([mask.sum() for mask in masks]).tolist()
+    steps = torch.cat(masks).nonzero()[:, 0].split(sizes)
+    return [(part, own - t * part.start) for part, own in zip(parts, steps)]

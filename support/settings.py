@@ -2,6 +2,7 @@
 
 `settings` is a dictionary: the name of each constant and its value.
 """
+
 import difflib
 import os
 
@@ -9,14 +10,38 @@ import torch
 
 from maze import UserError
 from model import CORES
+from support.processes import WORLD
 from support.window import MEMORIES
 
-WHOLE = ("GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "
-         "NUM_EPISODES BSZ MAX_EP_LENGTH SEED THREADS EVAL_MAZES EVAL_SAMPLE EVAL_EVERY").split()
-CHOICES = dict(GOAL=("random", "corner"), MODEL=tuple(CORES), MEMORY=MEMORIES,
-               REPLAY=("off", "uniform", "prioritized"), SHAPING=("none", "manhattan", "oracle"),
-               CURRICULUM=("adaptive", "linear", "off"))
-HELD_OUT_SEED = 2 ** 32 - 1  # of the held-out mazes; greater than any SEED
+WHOLE = (
+    "GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "
+    "NUM_EPISODES BSZ MAX_EP_LENGTH SEED THREADS EVAL_MAZES EVAL_SAMPLE EVAL_EVERY"
+).split()
+CHOICES = dict(
+    GOAL=("random", "corner"),
+    MODEL=tuple(CORES),
+    MEMORY=MEMORIES,
+    REPLAY=("off", "uniform", "prioritized"),
+    SHAPING=("none", "manhattan", "oracle"),
+    CURRICULUM=("adaptive", "linear", "off"),
+)
+# Names, the least and the greatest value, what is wanted.
+RANGES = (
+    ("GRID", 5, 256, "a whole number from 5 to 256"),
+    ("DIFFICULTY DIFFICULTY_MIN LAMBDA LR_DECAY EPSILON", 0, 1, "from 0 to 1"),
+    ("CURRICULUM_SUCCESS PRIORITY_ALPHA PRIORITY_BETA", 0, 1, "from 0 to 1"),
+    ("CURRICULUM_STEP CURRICULUM_SHARE", 1e-300, 1, "over 0 and at most 1"),
+    ("LR HUBER GRAD_CLIP EPSILON_SHAPE", 1e-300, 1e300, "a number over 0"),
+    ("NOVELTY", 0, 1e300, "0 or more"),
+    ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
+     "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
+     "a whole number over 0 and under 2^31"),
+    ("WIDTH LOOKS", 0, 2**31 - 1, "0, or a whole number under 2^31"),
+    ("THREADS", 0, 1024, "0 or a number of threads, at most 1024"),
+    ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),
+)  # fmt: skip
+HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
+NOT_CONSTANTS = "F", "RANK", "WORLD", "HELD_OUT_SEED"  # names in main.py that look like constants
 
 
 def kind_of_agent(settings):
@@ -27,18 +52,35 @@ def kind_of_agent(settings):
 
 
 def of_agent(by_agent, settings):
-    """{name: value}: for each constant of `by_agent`, its value for the agent that the settings ask
-    for; "mlp" stands for agents that are not named."""
+    """{name: value}: each constant of `by_agent` for the agent that the settings ask for."""
     kind = kind_of_agent(settings)
     return {name: values.get(kind, values["mlp"]) for name, values in by_agent.items()}
 
 
 def override(settings, by_agent, arguments):
-    """The settings after KEY=VALUE arguments. Constants of `by_agent` that are not given, and have not
-    been changed, take the value of the agent that the arguments ask for."""
+    """The settings after KEY=VALUE arguments.
+
+    Constants of `by_agent` that are not given, and have not been changed, take the value of the
+    agent that the arguments ask for.
+    """
     given = dict(read(settings, argument) for argument in arguments)
     old, new = of_agent(by_agent, settings), of_agent(by_agent, settings | given)
     return settings | {name: new[name] for name in new if settings[name] == old[name]} | given
+
+
+def split(arguments):
+    """(KEY=VALUE arguments, {"start": "y,x", "goal": "y,x"} as far as given) of a command line."""
+    solving = arguments[:1] == ["solve"]
+    if solving and (len(arguments) < 2 or "=" in arguments[1]):
+        raise UserError("solve what? Write: python main.py solve FILE")
+    given, places = [], {}
+    for argument in arguments[2 if solving else 0 :]:
+        name, _, value = argument.partition("=")
+        if solving and name in ("START", "GOAL") and "," in value:
+            places[name.lower()] = value
+        else:
+            given.append(argument)
+    return given, places
 
 
 def read(settings, argument):
@@ -47,7 +89,9 @@ def read(settings, argument):
     if not argument.isprintable():
         raise UserError(f"{argument!r} has a character in it that can't be shown")
     if not equals:
-        raise UserError(f"{argument!r} is not understood: write KEY=VALUE, as in SEED=3, or solve FILE")
+        raise UserError(
+            f"{argument!r} is not understood: write KEY=VALUE, as in SEED=3, or solve FILE"
+        )
     if name not in settings:
         near = difflib.get_close_matches(name.upper(), settings, 1)
         hint = f": did you mean {near[0]}?" if near else "; they are at the top of main.py"
@@ -63,7 +107,7 @@ def read(settings, argument):
         # 1e6 is a whole number, too; and a constant that is written as 0 here may become 0.01.
         whole = text.lstrip("+-").replace("_", "").isdigit()
         number = int(text) if whole else float(text)
-        if abs(number) >= 2 ** 63:
+        if abs(number) >= 2**63:
             raise OverflowError
         return name, int(number) if number == int(number) else number
     except (ValueError, KeyError, OverflowError):
@@ -74,78 +118,80 @@ def read(settings, argument):
 
 def check(settings, processes=1):
     """Refuses settings that are out of range, or don't go together, before anything is written."""
-    def must(name, right, wanted):
-        if not right:
-            raise UserError(f"{name}={settings[name]} is out of range: it must be {wanted}")
-
-    def between(low, high, names, wanted):
-        for name in names.split():
-            must(name, low <= settings[name] <= high, wanted)
-
     s = settings
-    for name in WHOLE:
-        must(name, isinstance(s[name], int), "a whole number")
-    for name, choices in CHOICES.items():
-        must(name, s[name] in choices, " or ".join(choices))
-    between(5, 256, "GRID", "a whole number from 5 to 256")
-    between(0, 1, "DIFFICULTY DIFFICULTY_MIN LAMBDA LR_DECAY EPSILON CURRICULUM_SUCCESS "
-            "PRIORITY_ALPHA PRIORITY_BETA", "from 0 to 1")
-    between(0, s["DIFFICULTY"], "DIFFICULTY_MIN", f"at most DIFFICULTY={s['DIFFICULTY']}")
-    between(1e-300, 1, "CURRICULUM_STEP CURRICULUM_SHARE", "over 0 and at most 1")
-    between(1e-300, 1e300, "LR HUBER GRAD_CLIP EPSILON_SHAPE", "a number over 0")
-    between(1, 2 ** 31 - 1, "MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE "
-            "NUM_EPISODES BSZ MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY",
-            "a whole number over 0 and under 2^31")
-    between(0, 2 ** 31 - 1, "WIDTH LOOKS", "0, or a whole number under 2^31")
-    between(0, s["GRID"] - 1, "VISION", f"from 0 to {s['GRID'] - 1}")
-    between(0, 1e300, "NOVELTY", "0 or more")
-    between(0, 1024, "THREADS", "0 or a number of threads, at most 1024")
-    between(0, HELD_OUT_SEED - 1, "SEED", f"a whole number from 0 to {HELD_OUT_SEED - 1}")
-    must("GAMMA", 0 < s["GAMMA"] < 1, "over 0 and under 1")
-    must("PLOT_EVERY", s["PLOT_EVERY"] > 0, "a number of seconds over 0")
-    must("UPDATES", s["UPDATES"] * processes <= s["BSZ"],
-         f"at most BSZ={s['BSZ']}, in each process: each update needs an episode")
-    must("BSZ", s["BSZ"] % processes == 0, f"a multiple of the {processes} processes")
-    must("REPLAY_SIZE", s["REPLAY"] == "off" or s["REPLAY_SIZE"] >= s["BSZ"],
-         f"at least BSZ={s['BSZ']}: a batch must fit in")
-    plot = s["PLOT_FILE"]
-    must("PLOT_FILE", not plot or os.path.basename(plot) and not os.path.isdir(plot)
-         and os.path.isdir(os.path.dirname(plot) or "."), "a file in a folder that exists")
+    rules = [(names, lambda x, low=low, high=high: low <= x <= high, wanted)
+             for names, low, high, wanted in RANGES]  # fmt: skip
+    rules += [(" ".join(WHOLE), lambda x: isinstance(x, int), "a whole number")]
+    rules += [
+        (name, lambda x, few=few: x in few, " or ".join(few)) for name, few in CHOICES.items()
+    ]
+    most = s["DIFFICULTY"], s["GRID"] - 1, s["BSZ"] // processes
+    rules += [
+        ("DIFFICULTY_MIN", lambda x: x <= most[0], f"at most DIFFICULTY={most[0]}"),
+        ("VISION", lambda x: 0 <= x <= most[1], f"from 0 to {most[1]}"),
+        ("GAMMA", lambda x: 0 < x < 1, "over 0 and under 1"),
+        ("PLOT_EVERY", lambda x: x > 0, "a number of seconds over 0"),
+        (
+            "UPDATES",
+            lambda x: x <= most[2],
+            f"at most {most[2]}, as BSZ={s['BSZ']}: each learns from episodes of its own",
+        ),
+        ("BSZ", lambda x: x % processes == 0, f"a multiple of the {processes} processes"),
+        ("PLOT_FILE", lambda x: not x or can_be_file(x), "a file in a folder that exists"),
+    ]
+    if s["REPLAY"] != "off":
+        wanted = f"at least BSZ={s['BSZ']}: a batch must fit in"
+        rules += [("REPLAY_SIZE", lambda x: x >= s["BSZ"], wanted)]
+    for names, right, wanted in rules:
+        for name in names.split():
+            if not right(s[name]):
+                raise UserError(f"{name}={s[name]} is out of range: it must be {wanted}")
+    check_together(s, processes)
+
+
+def can_be_file(path):
+    folder, name = os.path.split(path)
+    return name and not os.path.isdir(path) and os.path.isdir(folder or ".")
+
+
+def check_together(s, processes):
+    """Refuses settings that don't go together."""
     kind = kind_of_agent(s)
-    for wrong, message in (
-            (not s["VISION"] and s["MEMORY"] != "none",
-             f"MEMORY={s['MEMORY']} needs VISION: without it the agent sees the whole maze; choose "
-             "VISION=2, or MEMORY=none"),
-            (not s["VISION"] and not s["COMPASS"],
-             "COMPASS=False needs VISION: without it the agent sees the goal itself; choose VISION=2, "
-             "or COMPASS=True"),
-            (kind == "map" and not s["COMPASS"],
-             "MEMORY=map needs COMPASS=True, to know where on the map the goal is"),
-            (kind == "window" and s["MODEL"] != "mlp",
-             f"VISION={s['VISION']} with MODEL={s['MODEL']} makes no sense: choose MODEL=mlp, or "
-             "MEMORY=map"),
-            (kind != "window" and s["SHAPING"] != "none",
-             f"SHAPING={s['SHAPING']} does nothing for a network that thinks: a potential in the reward "
-             "only shifts the Q that learning starts from (Wiewiora 2003), and its values start at the "
-             "goal; choose SHAPING=none, or VISION=2"),
-            (kind != "window" and s["NOVELTY"],
-             f"NOVELTY={s['NOVELTY']} pays for where an agent has been, which a network that thinks does "
-             "not see: choose NOVELTY=0, or VISION=2 with MEMORY=trail"),
-            (s["RESUME"] and processes > 1 and s["REPLAY"] != "off",
-             f"RESUME=True with {processes} processes and REPLAY={s['REPLAY']}: a checkpoint holds the "
-             "memory of the first process alone; choose REPLAY=off, or one process")):
-        if wrong:
-            raise UserError(message)
+    if not s["VISION"] and s["MEMORY"] != "none":
+        problem = "needs VISION: without it the agent sees the whole maze"
+        raise UserError(f"MEMORY={s['MEMORY']} {problem}; choose VISION=2, or MEMORY=none")
+    if not s["VISION"] and not s["COMPASS"]:
+        problem = "needs VISION: without it the agent sees the goal itself"
+        raise UserError(f"COMPASS=False {problem}; choose VISION=2, or COMPASS=True")
+    if kind == "map" and not s["COMPASS"]:
+        raise UserError("MEMORY=map needs COMPASS=True, to know where on the map the goal is")
+    if kind == "window" and s["MODEL"] != "mlp":
+        problem = f"VISION={s['VISION']} with MODEL={s['MODEL']} makes no sense"
+        raise UserError(f"{problem}: choose MODEL=mlp, or MEMORY=map")
+    if kind != "window" and s["SHAPING"] != "none":
+        problem = (
+            "does nothing for a network that thinks: a potential in the reward only shifts the Q "
+            "that learning starts from (Wiewiora 2003), and its values start at the goal"
+        )
+        raise UserError(f"SHAPING={s['SHAPING']} {problem}; choose SHAPING=none, or VISION=2")
+    if kind != "window" and s["NOVELTY"]:
+        problem = "pays for where an agent has been, which a network that thinks does not see"
+        choose = "choose NOVELTY=0, or VISION=2 with MEMORY=trail"
+        raise UserError(f"NOVELTY={s['NOVELTY']} {problem}: {choose}")
+    if s["RESUME"] and processes > 1 and s["REPLAY"] != "off":
+        problem = "a checkpoint holds the memory of the first process alone"
+        combination = f"RESUME=True with {processes} processes and REPLAY={s['REPLAY']}"
+        raise UserError(f"{combination}: {problem}; choose REPLAY=off, or one process")
 
 
-def pick_device(name, threads, local_rank=None):
+def pick_device(name, threads):
     """The torch device of this name; "auto": a CUDA GPU where there is one. threads: of the CPU."""
     if threads:
         torch.set_num_threads(threads)
     if name == "auto":  # not mps: operations as small as these wait for it
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None:
-        name = f"cuda:{local_rank}"
+    if name == "cuda" and WORLD > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -10,8 +10,20 @@ torch.set_num_threads(1)
 
 import main  # noqa: E402
 
-TINY = dict(GRID=8, NUM_EPISODES=128, BSZ=64, UPDATES=4, TARGET_SYNCS=4, MAX_START_DISTANCE=20, MAX_EP_LENGTH=30,
-            MAZE_CACHE_SIZE=300, EVAL_MAZES=50, EVAL_SAMPLE=20, EVAL_EVERY=1, DEVICE="cpu")
+TINY = dict(
+    GRID=8,
+    NUM_EPISODES=128,
+    BSZ=64,
+    UPDATES=4,
+    TARGET_SYNCS=4,
+    MAX_START_DISTANCE=20,
+    MAX_EP_LENGTH=30,
+    MAZE_CACHE_SIZE=300,
+    EVAL_MAZES=50,
+    EVAL_SAMPLE=20,
+    EVAL_EVERY=1,
+    DEVICE="cpu",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +47,18 @@ def tiny(monkeypatch, tmp_path):
 def trained(tmp_path_factory):
     """The folder of a run that is long enough to learn, and its summary."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = TINY | dict(NUM_EPISODES=6000, BSZ=250, UPDATES=10, TARGET_SYNCS=10, MAZE_CACHE_SIZE=1000,
-                           EVAL_MAZES=300, EVAL_SAMPLE=100, EVAL_EVERY=8,
-                           OUT_DIR=str(folder / "out"), PLOT_FILE=str(folder / "plot.png"))
+    settings = TINY | dict(
+        NUM_EPISODES=6000,
+        BSZ=250,
+        UPDATES=10,
+        TARGET_SYNCS=10,
+        MAZE_CACHE_SIZE=1000,
+        EVAL_MAZES=300,
+        EVAL_SAMPLE=100,
+        EVAL_EVERY=8,
+        OUT_DIR=str(folder / "out"),
+        PLOT_FILE=str(folder / "plot.png"),
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(main, name, value)
@@ -47,5 +68,8 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def digests():
     """A function: the contents of all files under a folder, to be compared."""
-    return lambda folder: {path: hashlib.sha256(path.read_bytes()).hexdigest()
-                           for path in folder.rglob("*") if path.is_file()}
+    return lambda folder: {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -21,6 +21,7 @@ engine's check of a gradient's device, how many numbers of the CPU an operator t
 `torch.tensor([x, y])` only one copy is counted. What a Python function of torch makes on its way
 counts as made where its arguments are, whatever it asks for.
 """
+
 import collections
 import contextlib
 import functools
@@ -36,13 +37,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-FACTORIES = {getattr(torch, name) for name in (
-    "arange empty empty_strided eye full linspace logspace ones rand randint randn randperm "
-    "scalar_tensor zeros").split()}
+FACTORIES = {
+    getattr(torch, name)
+    for name in (
+        "arange empty empty_strided eye full linspace logspace ones rand randint randn randperm "
+        "scalar_tensor zeros"
+    ).split()
+}
 
 
 class Sync(NamedTuple):
     """kind: why the CPU waited. where: "file:line function"; chain: the functions around it."""
+
     kind: str
     where: str
     chain: tuple
@@ -194,8 +200,10 @@ class Asked(TorchFunctionMode):
             device = next(map(self.device, tensors(args)), CPU)
         wanted = torch.device(device).type
         if generator.device.type != wanted:
-            raise RuntimeError(f"Expected a '{wanted}' device type for generator "
-                               f"but found '{generator.device.type}'")
+            raise RuntimeError(
+                f"Expected a '{wanted}' device type for generator "
+                f"but found '{generator.device.type}'"
+            )
 
     def to(self, x, *args, copy=False, **kwargs):
         other = args[0] if args else kwargs.get("other")
@@ -217,8 +225,10 @@ class Asked(TorchFunctionMode):
     def numpy(self, x, *, force=False):
         if on_gpu(x):
             if not force:
-                raise TypeError("can't convert cuda:0 device type tensor to numpy. "
-                                "Use Tensor.cpu() to copy the tensor to host memory first.")
+                raise TypeError(
+                    "can't convert cuda:0 device type tensor to numpy. "
+                    "Use Tensor.cpu() to copy the tensor to host memory first."
+                )
             x = self.to(x.detach(), "cpu")
         return x.numpy(force=force)
 
@@ -262,9 +272,18 @@ class Asked(TorchFunctionMode):
 # What really runs
 
 
-WAITS = dict(_local_scalar_dense="item", nonzero="nonzero", masked_select="masked_select",
-             equal="equal", bincount="bincount", _unique="unique", _unique2="unique",
-             unique_dim="unique", unique_consecutive="unique", unique_dim_consecutive="unique")
+WAITS = dict(
+    _local_scalar_dense="item",
+    nonzero="nonzero",
+    masked_select="masked_select",
+    equal="equal",
+    bincount="bincount",
+    _unique="unique",
+    _unique2="unique",
+    unique_dim="unique",
+    unique_consecutive="unique",
+    unique_dim_consecutive="unique",
+)
 INDEXED = "index", "index_put", "index_put_", "_index_put_impl_"
 TAKE_NUMBERS = "fill", "fill_", "masked_fill", "masked_fill_"  # as pointwise operators do
 MASKS = torch.bool, torch.uint8
@@ -276,6 +295,7 @@ class Facts(NamedTuple):
     composite: it is made up of others. numbers: it takes CPU tensors of no dimensions, too.
     writes: arguments that it writes to. alias: it answers with some of its arguments, or views.
     """
+
     name: str
     composite: bool
     numbers: bool
@@ -287,13 +307,19 @@ class Facts(NamedTuple):
 def facts(func):
     schema, key = func._schema, "CompositeImplicitAutograd"
     name = schema.name.split("::")[1]
-    kin = [getattr(packet, overload) for packet in (func.overloadpacket, out_of_place(name))
-           for overload in packet.overloads()]
+    kin = [
+        getattr(packet, overload)
+        for packet in (func.overloadpacket, out_of_place(name))
+        for overload in packet.overloads()
+    ]
     aliases = [each for each in schema.arguments if each.alias_info]
-    return Facts(name, torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key),
-                 name in TAKE_NUMBERS or any(torch.Tag.pointwise in each.tags for each in kin),
-                 tuple(each.name for each in aliases if each.alias_info.is_write),
-                 any(each.alias_info for each in schema.returns))
+    return Facts(
+        name,
+        torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key),
+        name in TAKE_NUMBERS or any(torch.Tag.pointwise in each.tags for each in kin),
+        tuple(each.name for each in aliases if each.alias_info.is_write),
+        any(each.alias_info for each in schema.returns),
+    )
 
 
 def out_of_place(name):
@@ -303,8 +329,10 @@ def out_of_place(name):
 
 
 def refuse(what):
-    raise RuntimeError("Expected all tensors to be on the same device, but found at least two "
-                       f"devices, cuda:0 and cpu! ({what})")
+    raise RuntimeError(
+        "Expected all tensors to be on the same device, but found at least two "
+        f"devices, cuda:0 and cpu! ({what})"
+    )
 
 
 class Checked(TorchDispatchMode):
@@ -358,8 +386,9 @@ class Checked(TorchDispatchMode):
         """x[indices], or x[indices] = values: indices may be on the CPU, and values a number."""
         indices = [index for index in indices if index is not None]
         if not on_gpu(x) and any(map(on_gpu, indices)):
-            raise RuntimeError("indices should be either on cpu or on the same device "
-                               "as the indexed tensor (cpu)")
+            raise RuntimeError(
+                "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+            )
         number = False
         if values is not None and on_gpu(values) != on_gpu(x):
             number = values.dim() == 0 and on_gpu(x)

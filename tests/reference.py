@@ -1,4 +1,5 @@
 """Slow and obvious versions of what the program does fast, for one maze at a time, and helpers to make test mazes."""
+
 import math
 
 import networkx as nx
@@ -12,7 +13,6 @@ import main
 import maze
 import model
 from support import settings
-
 
 
 def override(arguments):
@@ -39,7 +39,9 @@ def random_mazes(b, h, w, seed=0, share=0.3):
 
 def corridor(length, start, goal):
     """One maze of a single row."""
-    return maze.Mazes(torch.zeros(1, length, 1, dtype=torch.bool), torch.tensor([goal]), torch.tensor([start]))
+    return maze.Mazes(
+        torch.zeros(1, length, 1, dtype=torch.bool), torch.tensor([goal]), torch.tensor([start])
+    )
 
 
 def serpentine(size):
@@ -76,8 +78,10 @@ def distances(walls, goal):
     """Steps from every cell to the goal, by scipy: (H, W) int, -1 where it can't be reached."""
     h, w = walls.shape
     numbered = np.arange(h * w).reshape(h, w)
-    pairs = [(numbered[:-1], numbered[1:], ~walls[:-1] & ~walls[1:]),
-             (numbered[:, :-1], numbered[:, 1:], ~walls[:, :-1] & ~walls[:, 1:])]
+    pairs = [
+        (numbered[:-1], numbered[1:], ~walls[:-1] & ~walls[1:]),
+        (numbered[:, :-1], numbered[:, 1:], ~walls[:, :-1] & ~walls[:, 1:]),
+    ]
     a, b = (np.concatenate([pair[i][pair[2]] for pair in pairs]) for i in (0, 1))
     edges = csr_matrix((np.ones(len(a)), (a, b)), (h * w, h * w))
     found = shortest_path(edges, directed=False, unweighted=True, indices=int(goal)).reshape(h, w)
@@ -87,7 +91,9 @@ def distances(walls, goal):
 def optimal_q(walls, goal, gamma):
     """Q* by value iteration, straight from the rewards: (4, H, W), right in the open cells."""
     h, w = walls.shape
-    after = np.array([[step(walls, -1, cell, action) for cell in range(h * w)] for action in range(4)])
+    after = np.array(
+        [[step(walls, -1, cell, action) for cell in range(h * w)] for action in range(4)]
+    )
     q = np.zeros((4, h * w))
     while True:
         new = np.where(after == goal, 1.0, gamma * q.max(0)[after])
@@ -103,17 +109,24 @@ def dfs_trees(side):
     def visit(stack, visited, tree, chance):
         while stack:
             y, x = stack[-1]
-            options = [(y + dy, x + dx) for dy, dx in STEPS if 0 <= y + dy < side and 0 <= x + dx < side]
+            options = [
+                (y + dy, x + dx) for dy, dx in STEPS if 0 <= y + dy < side and 0 <= x + dx < side
+            ]
             options = [room for room in options if room not in visited]
             if options:
                 for room in options:
-                    visit(stack + [room], visited | {room}, tree | {frozenset([(y, x), room])}, chance / len(options))
+                    visit(
+                        stack + [room],
+                        visited | {room},
+                        tree | {frozenset([(y, x), room])},
+                        chance / len(options),
+                    )
                 return
             stack = stack[:-1]
         chances[tree] = chances.get(tree, 0) + chance
 
     for root in np.ndindex(side, side):
-        visit([root], frozenset([root]), frozenset(), 1 / side ** 2)
+        visit([root], frozenset([root]), frozenset(), 1 / side**2)
     return chances
 
 
@@ -144,7 +157,9 @@ def rewards(walls, goal, cells, gamma, shaping="none", novelty=0.0):
     for here, there in zip(cells, cells[1:]):
         if here == goal:
             break
-        paid.append(float(there == goal) + novelty * (there not in visited) + gamma * phi[there] - phi[here])
+        paid.append(
+            float(there == goal) + novelty * (there not in visited) + gamma * phi[there] - phi[here]
+        )
         visited.add(there)
     return paid
 
@@ -157,11 +172,22 @@ def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelt
         online, late = q[:, :, b].double(), q_target[:, :, b].double()
         cells, actions = episodes.cells[:, b].tolist(), episodes.actions[:, b].tolist()
         walls = episodes.mazes.walls[..., b].numpy()
-        phi, paid = potential(walls, goal, gamma, shaping), rewards(walls, goal, cells, gamma, shaping, novelty)
-        reward, done = paid + [0.0] * (len(actions) - len(paid)), [float(cell == goal) for cell in cells[1:]]
-        value = [float(late[online[:, t].argmax(), t] if double else late[:, t].max()) for t in range(1, len(cells))]
+        phi, paid = (
+            potential(walls, goal, gamma, shaping),
+            rewards(walls, goal, cells, gamma, shaping, novelty),
+        )
+        reward, done = (
+            paid + [0.0] * (len(actions) - len(paid)),
+            [float(cell == goal) for cell in cells[1:]],
+        )
+        value = [
+            float(late[online[:, t].argmax(), t] if double else late[:, t].max())
+            for t in range(1, len(cells))
+        ]
         value = [min(max(v, -phi[cell]), most - phi[cell]) for v, cell in zip(value, cells[1:])]
-        greedy = [float(online[action, t] == online[:, t].max()) for t, action in enumerate(actions)]
+        greedy = [
+            float(online[action, t] == online[:, t].max()) for t, action in enumerate(actions)
+        ]
         columns.append(lambda_targets(reward, done, value, greedy, gamma, lam))
     return torch.tensor(columns).t()
 
@@ -169,14 +195,16 @@ def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelt
 def window(walls, cell, radius, outside=True):
     """The cells around a cell of (H, W), cut out of a padded copy: (2 radius + 1, 2 radius + 1)."""
     y, x = divmod(int(cell), walls.shape[1])
-    return np.pad(walls, radius, constant_values=outside)[y:y + 2 * radius + 1, x:x + 2 * radius + 1]
+    return np.pad(walls, radius, constant_values=outside)[
+        y : y + 2 * radius + 1, x : x + 2 * radius + 1
+    ]
 
 
 def in_windows(shape, cells, radius):
     """Which cells of (H, W) lie in a window around one of `cells`."""
     seen = np.zeros(shape, bool)
     for y, x in (divmod(int(cell), shape[1]) for cell in cells):
-        seen[max(0, y - radius):y + radius + 1, max(0, x - radius):x + radius + 1] = True
+        seen[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = True
     return seen
 
 
@@ -184,8 +212,8 @@ def goes_round(cells):
     """Whether the end of a walk, a list of cells, is the same round twice over."""
     steps = len(cells) - 1
     for period in range(1, steps // 2 + 1):
-        end = cells[steps - 2 * period:]
-        if end[:period] == end[period:2 * period] and end[0] == end[-1]:
+        end = cells[steps - 2 * period :]
+        if end[:period] == end[period : 2 * period] and end[0] == end[-1]:
             return True
     return False
 
@@ -209,10 +237,13 @@ def look(thinker, gamma, kind, n, y, x):
         return None
     r, kinds = thinker.core.radius, range(1, thinker.kinds)
     square = [[(y + dy, x + dx) for dx in range(-r, r + 1)] for dy in range(-r, r + 1)]
-    planes = [[[float(kind_at(kind, *cell) == one) for cell in line] for line in square]
-              for one in kinds]
-    worth = [[min(gamma ** ((m - n[cell]) / 8), gamma ** -r) if cell in n else 0.0
-              for cell in line] for line in square]
+    planes = [
+        [[float(kind_at(kind, *cell) == one) for cell in line] for line in square] for one in kinds
+    ]
+    worth = [
+        [min(gamma ** ((m - n[cell]) / 8), gamma**-r) if cell in n else 0.0 for cell in line]
+        for line in square
+    ]
     x = torch.tensor([*planes, worth], dtype=torch.get_default_dtype())
     with torch.no_grad():
         return thinker.core(x[..., None])[:, 0].tolist(), m
@@ -242,8 +273,12 @@ def think(thinker, gamma, kind, goal, looks=0):
     n, cells, looked = {goal: 8}, open_cells(kind, goal), 1
 
     def awake(risen):
-        woken = {(y + dy, x + dx) for y, x in risen for dy, dx in STEPS
-                 if n.get((y + dy, x + dx), -math.inf) < n[y, x]}
+        woken = {
+            (y + dy, x + dx)
+            for y, x in risen
+            for dy, dx in STEPS
+            if n.get((y + dy, x + dx), -math.inf) < n[y, x]
+        }
         return [cell for cell in woken if kind_at(kind, *cell) != 1]
 
     looking = awake([goal])
@@ -333,8 +368,10 @@ def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
             value[t] *= chosen / max(1e-3, there.max().item())
         reward = [float(there == goal != here) for here, there in zip(cells, cells[1:])]
         done = [float(cell == goal) for cell in cells[1:]]
-        greedy = [float(q[action, t, i] == q[:, t, i].max())
-                  for t, action in enumerate(episodes.actions[:, i].tolist())]
+        greedy = [
+            float(q[action, t, i] == q[:, t, i].max())
+            for t, action in enumerate(episodes.actions[:, i].tolist())
+        ]
         for t, target in enumerate(lambda_targets(reward, done, value, greedy, gamma, lam)):
             counts[t, i] = cells[t] != goal and m[t] > -math.inf
             targets[t, i] = target * gamma ** (m[t] / 8) if counts[t, i] else 0.0
@@ -423,10 +460,13 @@ def td_error(online, target, seen, episodes, *how):
 def update(online, target, optimizer, episodes, seen, weight=None):
     """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T, B))."""
     most = 1 + main.NOVELTY * main.MAX_EP_LENGTH
-    td_target, counts = model.td_targets(online, target, seen, episodes, main.GAMMA, main.LAMBDA,
-                                         main.DOUBLE, most)
+    td_target, counts = model.td_targets(
+        online, target, seen, episodes, main.GAMMA, main.LAMBDA, main.DOUBLE, most
+    )
     ((_, steps),) = main.minibatches(counts, 1)
-    weight = None if weight is None else weight[steps % counts.shape[1]]
-    loss, norm, error = main.update(online, optimizer, seen, steps, episodes.actions.flatten()[steps],
-                                    td_target.flatten()[steps], weight)
+    weight = torch.ones(counts.shape[1]) if weight is None else weight
+    by_step = [
+        x.flatten()[steps] for x in (episodes.actions, td_target, weight.expand_as(td_target))
+    ]
+    loss, norm, error = main.update(online, optimizer, seen, steps, *by_step)
     return loss, norm, torch.zeros(counts.numel()).index_copy(0, steps, error).view(counts.shape)

@@ -1,17 +1,18 @@
 """The benchmarks run, and what they hold the agent against is what they say."""
+
 import sys
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pytest
+import reference
 import torch
 from scipy.ndimage import convolve
 
 import main
 import maze
 import model
-import reference
 
 sys.path.append(str(Path(main.__file__).parent / "bench"))
 import ablations  # noqa: E402
@@ -44,14 +45,23 @@ def test_caves_are_random_walls_smoothed_four_times():
 
 def test_explorers_know_more_the_more_they_remember(capsys):
     explorers.run(["MAZES=60"])
-    rows = [row.split("|")[1:4] for row in capsys.readouterr().out.splitlines() if row.startswith("| ")][1:]
+    rows = [
+        row.split("|")[1:4] for row in capsys.readouterr().out.splitlines() if row.startswith("| ")
+    ][1:]
     success = {name.strip(): float(value) for name, value, _ in rows if value.strip()[0].isdigit()}
     assert success["random walk"] < success["depth-first search"] < success["frontier, beta 2.0"]
     assert all(float(spl) <= float(value) for _, value, spl in rows if value.strip()[0].isdigit())
 
 
 def test_frontier_explorer_knows_the_way_where_it_sees_everything():
-    mazes = maze.draw(maze.make_mazes(20, 8, torch.Generator().manual_seed(0)), 8, 1.0, 60, "random", torch.Generator().manual_seed(1))
+    mazes = maze.draw(
+        maze.make_mazes(20, 8, torch.Generator().manual_seed(0)),
+        8,
+        1.0,
+        60,
+        "random",
+        torch.Generator().manual_seed(1),
+    )
     cells = main.rollout(explorers.Frontier(8, 1.0), mazes, 60)[0].cells
     steps = (cells[:-1] != mazes.goal).sum(0)
     assert torch.equal(steps, maze.shortest(mazes, maze.distances(mazes.walls, mazes.goal)).long())
@@ -65,11 +75,23 @@ def test_an_ablation_leaves_the_constants_as_they_were(tiny):
 
 def test_every_stage_is_timed(tiny):
     stages = speed.stages(model.Thinker("vin", 8, 0.5), torch.device("cpu"), 1e9, 1e9)
-    assert {"generate", "draw", "distances", "think", "roll out", "update", "evaluate"} <= stages.keys()
-    assert all(seconds > 0 and mazes > 0 and floor > 0 for seconds, mazes, _, _, floor in stages.values())
+    assert {
+        "generate",
+        "draw",
+        "distances",
+        "think",
+        "roll out",
+        "update",
+        "evaluate",
+    } <= stages.keys()
+    assert all(
+        seconds > 0 and mazes > 0 and floor > 0 for seconds, mazes, _, _, floor in stages.values()
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, (_, turned) in ablations.BUILT_IN.items() if turned])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, turned) in ablations.BUILT_IN.items() if turned]
+)
 def test_what_is_built_in_can_be_taken_away_and_comes_back(tiny, name):
     """Each turn changes what a network thinks, or what it learns from; afterwards all is as before."""
     torch.manual_seed(0)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 
 import main
 import maze
 import model
-import reference
-from support import mazefile
+from support import mazefile, solving
 from support.checkpoint import save_checkpoint
 from support.window import MEMORIES, build
 
@@ -64,7 +64,12 @@ def test_solve_prints_walks_and_verdicts(tmp_path, mazes, capsys):
     assert said[4:6] == ["S#G", "maze 2: unreachable"]
     assert said[6] == "#S." and said[10] == "maze 3: solved in 3 steps (shortest 3)"
     assert "".join(said[6:10]).count("*") == 2
-    assert said[11:] == [".....", "SG...", "maze 4: solved in 1 steps (shortest 1)", "solved 3 of 4, by a shortest path 3"]
+    assert said[11:] == [
+        ".....",
+        "SG...",
+        "maze 4: solved in 1 steps (shortest 1)",
+        "solved 3 of 4, by a shortest path 3",
+    ]
 
 
 def test_solve_says_when_the_agent_fails_or_takes_a_detour(tmp_path, mazes, capsys):
@@ -87,19 +92,27 @@ def test_solve_with_the_agent_of_a_run(trained, tmp_path, capsys):
     folder, _ = trained
     generator = torch.Generator().manual_seed(1)
     drawn = maze.draw(maze.make_mazes(30, 12, generator), 12, 0.9, 100, "random", generator)
-    texts = [mazefile.FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i])) for i in range(30)]
-    (tmp_path / "mazes.txt").write_text("\n\n".join(mazefile.draw(text) for text in texts) + "\n")
-    assert main.main(["solve", str(tmp_path / "mazes.txt"), f"OUT_DIR={folder / 'out'}", "DEVICE=cpu"]) == 0
+    texts = [
+        mazefile.FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i]))
+        for i in range(30)
+    ]
+    (tmp_path / "mazes.txt").write_text("\n\n".join(solving.draw(text) for text in texts) + "\n")
+    assert (
+        main.main(["solve", str(tmp_path / "mazes.txt"), f"OUT_DIR={folder / 'out'}", "DEVICE=cpu"])
+        == 0
+    )
     said = said_lines(capsys.readouterr().out)
     assert len(said) == 30 * 13 + 1
     solved = optimal = 0
     for i, text in enumerate(texts):
-        shown, verdict = "".join(said[13 * i:13 * i + 12]), said[13 * i + 12]
+        shown, verdict = "".join(said[13 * i : 13 * i + 12]), said[13 * i + 12]
         shortest = reference.distances(text.walls, text.goal).flat[text.start]
-        assert shown.replace("*", ".") == mazefile.draw(text).replace("\n", "")
+        assert shown.replace("*", ".") == solving.draw(text).replace("\n", "")
         walked = np.array([cell in "*SG" for cell in shown]).reshape(12, 12)
         way = reference.distances(~walked, text.goal).flat[text.start]
-        match = re.fullmatch(rf"maze {i + 1}: (solved|not solved) in (\d+) steps \(shortest {shortest}\)", verdict)
+        match = re.fullmatch(
+            rf"maze {i + 1}: (solved|not solved) in (\d+) steps \(shortest {shortest}\)", verdict
+        )
         steps = int(match[2])
         if match[1] == "solved":
             assert shortest <= way <= steps
@@ -121,8 +134,13 @@ def test_every_agent_walks_mazes_of_any_size(tmp_path, mazes, agent, capsys):
     said = said_lines(capsys.readouterr().out)
     verdicts = [line for line in said if line.startswith("maze ")]
     for verdict, shortest in zip(verdicts, (8, None, 3, 1), strict=True):
-        assert "unreachable" in verdict if shortest is None else re.fullmatch(
-            rf"maze \d: (not )?solved in \d+ steps \(shortest {shortest}\)", verdict)
+        assert (
+            "unreachable" in verdict
+            if shortest is None
+            else re.fullmatch(
+                rf"maze \d: (not )?solved in \d+ steps \(shortest {shortest}\)", verdict
+            )
+        )
     assert re.fullmatch(r"solved \d of 4, by a shortest path \d", said[-1])
 
 
@@ -147,29 +165,58 @@ def refused(arguments, wanted, folder, digests, capsys):
 
 
 WRONG = [
-    ("GRIDD=8", "'GRIDD'", "GRID?"), ("model=cnn", "'model'", "MODEL?"), ("XYZZY=1", "'XYZZY'"),
+    ("GRIDD=8", "'GRIDD'", "GRID?"),
+    ("model=cnn", "'model'", "MODEL?"),
+    ("XYZZY=1", "'XYZZY'"),
     ("HELD_OUT_SEED=1", "'HELD_OUT_SEED'"),
-    ("cnn", "'cnn'", "KEY=VALUE"), ("--help", "'--help'"),
-    ("SEED=abc", "SEED=abc", "whole number"), ("SEED=1.5", "SEED=1.5", "whole number"),
+    ("cnn", "'cnn'", "KEY=VALUE"),
+    ("--help", "'--help'"),
+    ("SEED=abc", "SEED=abc", "whole number"),
+    ("SEED=1.5", "SEED=1.5", "whole number"),
     ("SEED=inf", "SEED=inf", "whole number"),
-    ("BSZ=", "BSZ=", "whole number"), ("LR=fast", "LR=fast", "a number"), ("DOUBLE=maybe", "DOUBLE=maybe", "True or False"),
-    ("BSZ=0", "BSZ=0"), ("BSZ=-5", "BSZ=-5"), ("GRID=3", "GRID=3", "5"), ("GRID=300", "GRID=300", "256"),
-    ("DIFFICULTY=2", "DIFFICULTY=2", "0 to 1"), ("DIFFICULTY=-0.1", "DIFFICULTY=-0.1"),
-    ("DIFFICULTY=0.2 DIFFICULTY_MIN=0.5", "DIFFICULTY_MIN=0.5", "0.2"), ("EPSILON=1.01", "EPSILON=1.01"),
-    ("LAMBDA=1.5", "LAMBDA=1.5", "0 to 1"), ("LAMBDA=nan", "LAMBDA=nan"), ("GAMMA=1", "GAMMA=1"),
-    ("LR=0", "LR=0"), ("LR=inf", "LR=inf"),
-    ("MODEL=foo", "MODEL=foo", "vin", "cnn", "mlp"), ("REPLAY=on", "REPLAY=on", "uniform"),
+    ("BSZ=", "BSZ=", "whole number"),
+    ("LR=fast", "LR=fast", "a number"),
+    ("DOUBLE=maybe", "DOUBLE=maybe", "True or False"),
+    ("BSZ=0", "BSZ=0"),
+    ("BSZ=-5", "BSZ=-5"),
+    ("GRID=3", "GRID=3", "5"),
+    ("GRID=300", "GRID=300", "256"),
+    ("DIFFICULTY=2", "DIFFICULTY=2", "0 to 1"),
+    ("DIFFICULTY=-0.1", "DIFFICULTY=-0.1"),
+    ("DIFFICULTY=0.2 DIFFICULTY_MIN=0.5", "DIFFICULTY_MIN=0.5", "0.2"),
+    ("EPSILON=1.01", "EPSILON=1.01"),
+    ("LAMBDA=1.5", "LAMBDA=1.5", "0 to 1"),
+    ("LAMBDA=nan", "LAMBDA=nan"),
+    ("GAMMA=1", "GAMMA=1"),
+    ("LR=0", "LR=0"),
+    ("LR=inf", "LR=inf"),
+    ("MODEL=foo", "MODEL=foo", "vin", "cnn", "mlp"),
+    ("REPLAY=on", "REPLAY=on", "uniform"),
     ("GOAL=left", "GOAL=left", "corner"),
-    ("CURRICULUM=x", "CURRICULUM=x", "adaptive"), ("SEED=-1", "SEED=-1"), ("SEED=4294967296", "SEED=4294967296"),
-    ("UPDATES=20 BSZ=10", "UPDATES=20", "BSZ=10"), ("REPLAY=uniform REPLAY_SIZE=10", "REPLAY_SIZE=10", "BSZ"),
-    ("MAX_EP_LENGTH=0", "MAX_EP_LENGTH=0"), ("EVAL_EVERY=0", "EVAL_EVERY=0"), ("NUM_EPISODES=0", "NUM_EPISODES=0"),
+    ("CURRICULUM=x", "CURRICULUM=x", "adaptive"),
+    ("SEED=-1", "SEED=-1"),
+    ("SEED=4294967296", "SEED=4294967296"),
+    ("UPDATES=20 BSZ=10", "UPDATES=20", "BSZ=10"),
+    ("REPLAY=uniform REPLAY_SIZE=10", "REPLAY_SIZE=10", "BSZ"),
+    ("MAX_EP_LENGTH=0", "MAX_EP_LENGTH=0"),
+    ("EVAL_EVERY=0", "EVAL_EVERY=0"),
+    ("NUM_EPISODES=0", "NUM_EPISODES=0"),
     ("DEVICE=toaster", "DEVICE=toaster"),
-    ("LOOKS=-1", "LOOKS=-1", "0"), ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
+    ("LOOKS=-1", "LOOKS=-1", "0"),
+    ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
     ("LOOKS=3e9", "LOOKS=3"),
-    ("WIDTH=-1", "WIDTH=-1"), ("VISION=16", "VISION=16", "15"), ("VISION=-1", "VISION=-1"), ("THREADS=-1", "THREADS=-1"),
-    ("PRIORITY_ALPHA=2", "PRIORITY_ALPHA=2", "0 to 1"), ("PRIORITY_BETA=nan", "PRIORITY_BETA=nan"), ("NOVELTY=-1", "NOVELTY=-1"),
-    ("MEMORY=x", "MEMORY=x", "trail", "gru", "map"), ("SHAPING=x", "SHAPING=x", "manhattan", "oracle"),
-    ("solve", "solve FILE"), ("solve SEED=3", "solve FILE"), ("solve mazes.txt GRIDD=8", "'GRIDD'"),
+    ("WIDTH=-1", "WIDTH=-1"),
+    ("VISION=16", "VISION=16", "15"),
+    ("VISION=-1", "VISION=-1"),
+    ("THREADS=-1", "THREADS=-1"),
+    ("PRIORITY_ALPHA=2", "PRIORITY_ALPHA=2", "0 to 1"),
+    ("PRIORITY_BETA=nan", "PRIORITY_BETA=nan"),
+    ("NOVELTY=-1", "NOVELTY=-1"),
+    ("MEMORY=x", "MEMORY=x", "trail", "gru", "map"),
+    ("SHAPING=x", "SHAPING=x", "manhattan", "oracle"),
+    ("solve", "solve FILE"),
+    ("solve SEED=3", "solve FILE"),
+    ("solve mazes.txt GRIDD=8", "'GRIDD'"),
     # Each right by itself, but not together: the line names both, and what to choose.
     ("VISION=2 MODEL=vin", "VISION=2", "MODEL=vin", "choose MODEL=mlp", "MEMORY=map"),
     ("VISION=2 MODEL=cnn", "VISION=2", "MODEL=cnn", "choose MODEL=mlp"),
@@ -177,16 +224,22 @@ WRONG = [
     ("VISION=2 MODEL=vin MEMORY=trail", "VISION=2", "MODEL=vin", "choose MODEL=mlp"),
     ("MEMORY=trail MODEL=mlp", "MEMORY=trail", "VISION", "choose VISION=2", "MEMORY=none"),
     ("MEMORY=map", "MEMORY=map", "VISION", "choose VISION=2"),
-    *[(f"{agent} {wrong}", wrong, "thinks" if "SHAPING" in wrong else "think", "VISION=2")
-      for agent in ("MODEL=vin", "MODEL=cnn", "VISION=2 MEMORY=map")
-      for wrong in ("SHAPING=oracle", "SHAPING=manhattan", "NOVELTY=0.1")],
+    *[
+        (f"{agent} {wrong}", wrong, "thinks" if "SHAPING" in wrong else "think", "VISION=2")
+        for agent in ("MODEL=vin", "MODEL=cnn", "VISION=2 MEMORY=map")
+        for wrong in ("SHAPING=oracle", "SHAPING=manhattan", "NOVELTY=0.1")
+    ],
     ("VISION=2 MEMORY=map COMPASS=False", "MEMORY=map", "COMPASS=True"),
     ("COMPASS=False", "COMPASS=False", "VISION", "choose VISION=2", "COMPASS=True"),
 ]
 
 
-@pytest.mark.parametrize("arguments, wanted", [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG])
-def test_wrong_settings_are_refused_and_nothing_is_touched(trained, arguments, wanted, digests, capsys):
+@pytest.mark.parametrize(
+    "arguments, wanted", [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG]
+)
+def test_wrong_settings_are_refused_and_nothing_is_touched(
+    trained, arguments, wanted, digests, capsys
+):
     folder, _ = trained
     places = [] if "solve" in arguments else outputs(folder)
     refused(places + arguments.split(), wanted, folder, digests, capsys)
@@ -207,34 +260,61 @@ def test_missing_gpu_is_said(trained, digests, capsys):
 def test_out_dir_that_cannot_be_written_is_refused(trained, place, digests, capsys):
     folder, _ = trained
     place = place.format(folder)
-    refused([f"OUT_DIR={place}", f"PLOT_FILE={folder / 'plot.png'}", "DEVICE=cpu"], [place], folder, digests, capsys)
+    refused(
+        [f"OUT_DIR={place}", f"PLOT_FILE={folder / 'plot.png'}", "DEVICE=cpu"],
+        [place],
+        folder,
+        digests,
+        capsys,
+    )
 
 
 @pytest.mark.parametrize("name", ["out", "nowhere/plot.png"])
-def test_plot_file_that_cannot_be_written_is_refused_before_training(tiny, monkeypatch, name, digests, capsys):
+def test_plot_file_that_cannot_be_written_is_refused_before_training(
+    tiny, monkeypatch, name, digests, capsys
+):
     (tiny / "out").mkdir()
     monkeypatch.chdir(tiny)
     refused([f"PLOT_FILE={name}"], ["PLOT_FILE"], tiny, digests, capsys)
 
 
-BAD_MAZES = [(b"#.G\n...\n", "line 1"), (b"S.G\n\n..G\n.S.\n.G.\n", "line 5"), (b"S.G\n.?.\n", "line 2"), (b"S.G\n.\n", "line 2"),
-             (b"", "no maze"), (b"\x00\xff\xfe\x89", "not a text file"), (b"\x00\x01\x02", "line 1")]
+BAD_MAZES = [
+    (b"#.G\n...\n", "line 1"),
+    (b"S.G\n\n..G\n.S.\n.G.\n", "line 5"),
+    (b"S.G\n.?.\n", "line 2"),
+    (b"S.G\n.\n", "line 2"),
+    (b"", "no maze"),
+    (b"\x00\xff\xfe\x89", "not a text file"),
+    (b"\x00\x01\x02", "line 1"),
+]
 
 
 @pytest.mark.parametrize("content, wanted", BAD_MAZES)
-def test_malformed_mazes_are_refused_with_the_line(trained, tmp_path, content, wanted, digests, capsys):
+def test_malformed_mazes_are_refused_with_the_line(
+    trained, tmp_path, content, wanted, digests, capsys
+):
     folder, _ = trained
     (tmp_path / "bad.txt").write_bytes(content)
-    refused(["solve", str(tmp_path / "bad.txt"), f"OUT_DIR={folder / 'out'}"], ["bad.txt", wanted], folder, digests, capsys)
+    refused(
+        ["solve", str(tmp_path / "bad.txt"), f"OUT_DIR={folder / 'out'}"],
+        ["bad.txt", wanted],
+        folder,
+        digests,
+        capsys,
+    )
 
 
 def test_missing_maze_file_and_directory_are_refused(trained, tmp_path, digests, capsys):
     folder, _ = trained
     for path in (tmp_path, tmp_path / "nowhere.txt"):
-        refused(["solve", str(path), f"OUT_DIR={folder / 'out'}"], [str(path)], folder, digests, capsys)
+        refused(
+            ["solve", str(path), f"OUT_DIR={folder / 'out'}"], [str(path)], folder, digests, capsys
+        )
 
 
-@pytest.mark.parametrize("name", ["missing.pt", "text.pt", "other.pt", "tensor.pt", "pickle.pt", "folder.pt"])
+@pytest.mark.parametrize(
+    "name", ["missing.pt", "text.pt", "other.pt", "tensor.pt", "pickle.pt", "folder.pt"]
+)
 def test_missing_and_foreign_checkpoints_are_refused(tmp_path, mazes, name, digests, capsys):
     (tmp_path / "text.pt").write_text("hello\n")
     torch.save(dict(weights=torch.ones(3)), tmp_path / "other.pt")
@@ -242,11 +322,23 @@ def test_missing_and_foreign_checkpoints_are_refused(tmp_path, mazes, name, dige
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps(dict(weights=[1.0])))
     (tmp_path / "folder.pt").mkdir()
     arguments = ["solve", mazes, f"CHECKPOINT={tmp_path / name}", "DEVICE=cpu"]
-    refused(arguments, [name, "directory" if name == "folder.pt" else "python main.py"], tmp_path, digests, capsys)
+    refused(
+        arguments,
+        [name, "directory" if name == "folder.pt" else "python main.py"],
+        tmp_path,
+        digests,
+        capsys,
+    )
 
 
 def test_solving_before_training_is_refused(tmp_path, mazes, digests, capsys):
-    refused(["solve", mazes, f"OUT_DIR={tmp_path / 'no_run'}"], ["no_run", "checkpoint.pt"], tmp_path, digests, capsys)
+    refused(
+        ["solve", mazes, f"OUT_DIR={tmp_path / 'no_run'}"],
+        ["no_run", "checkpoint.pt"],
+        tmp_path,
+        digests,
+        capsys,
+    )
 
 
 # As commands
@@ -254,8 +346,14 @@ def test_solving_before_training_is_refused(tmp_path, mazes, digests, capsys):
 
 def command(folder, *arguments):
     root = Path(__file__).parent.parent
-    return subprocess.run([sys.executable, str(root / "main.py"), *arguments], cwd=folder, timeout=100,
-                          env=os.environ | dict(OMP_NUM_THREADS="1"), capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(root / "main.py"), *arguments],
+        cwd=folder,
+        timeout=100,
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_commands_for_a_run_and_for_solving(tmp_path, mazes):
@@ -265,7 +363,13 @@ def test_commands_for_a_run_and_for_solving(tmp_path, mazes):
     assert "see out/training_plot.png and out/" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mazes.txt", "out"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"checkpoint.pt", "metrics.csv", "summary.json", "mazes.npz", "training_plot.png"} <= written
+    assert {
+        "checkpoint.pt",
+        "metrics.csv",
+        "summary.json",
+        "mazes.npz",
+        "training_plot.png",
+    } <= written
     done = command(tmp_path, "solve", mazes, "DEVICE=cpu")
     assert done.returncode == 0 and not done.stderr
     assert re.fullmatch(r"solved \d of 4, by a shortest path \d", done.stdout.splitlines()[-1])

@@ -2,6 +2,7 @@
 
 Data and random numbers are the CPU's: what a run leaves must be the same, bit for bit.
 """
+
 import copy
 import csv
 import hashlib
@@ -10,6 +11,7 @@ import json
 import signal
 
 import numpy as np
+import pretend
 import pytest
 import torch
 import torch.nn as nn
@@ -18,18 +20,33 @@ from PIL import Image
 import main
 import maze
 import model
-import pretend
-from support import pictures
+from support import metrics, pictures
 from support.checkpoint import load_checkpoint
 
-SMALL = dict(NUM_EPISODES=32, BSZ=16, UPDATES=2, TARGET_SYNCS=2, MAX_EP_LENGTH=12, EVAL_MAZES=12,
-             EVAL_SAMPLE=4, MAZE_CACHE_SIZE=40)
-RUNS = ["MODEL=mlp", "MODEL=cnn DOUBLE=True", "MODEL=attention LAMBDA=0.9", "MODEL=vin LOOKS=9",
-        "DEVICE=auto CURRICULUM=linear GOAL=corner", "REPLAY=uniform REPLAY_SIZE=20",
-        "REPLAY=prioritized REPLAY_SIZE=20", "VISION=1 MEMORY=none", "VISION=1 SHAPING=oracle",
-        "VISION=1 MEMORY=trail SHAPING=manhattan NOVELTY=0.1",
-        "VISION=1 MEMORY=gru REPLAY=prioritized REPLAY_SIZE=20",
-        "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=16 UPDATES=1 MAX_EP_LENGTH=4 EVAL_MAZES=6"]
+SMALL = dict(
+    NUM_EPISODES=32,
+    BSZ=16,
+    UPDATES=2,
+    TARGET_SYNCS=2,
+    MAX_EP_LENGTH=12,
+    EVAL_MAZES=12,
+    EVAL_SAMPLE=4,
+    MAZE_CACHE_SIZE=40,
+)
+RUNS = [
+    "MODEL=mlp",
+    "MODEL=cnn DOUBLE=True",
+    "MODEL=attention LAMBDA=0.9",
+    "MODEL=vin LOOKS=9",
+    "DEVICE=auto CURRICULUM=linear GOAL=corner",
+    "REPLAY=uniform REPLAY_SIZE=20",
+    "REPLAY=prioritized REPLAY_SIZE=20",
+    "VISION=1 MEMORY=none",
+    "VISION=1 SHAPING=oracle",
+    "VISION=1 MEMORY=trail SHAPING=manhattan NOVELTY=0.1",
+    "VISION=1 MEMORY=gru REPLAY=prioritized REPLAY_SIZE=20",
+    "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=16 UPDATES=1 MAX_EP_LENGTH=4 EVAL_MAZES=6",
+]
 FREE = "seconds", "seconds_to_99", "device", "DEVICE", "OUT_DIR", "PLOT_FILE", "RESUME"
 TEXT = "S...\n.##.\n...G\n\n#####\n#S.G#\n#####\n\nS#G\n.#.\n.#.\n"  # the last one has no way
 
@@ -44,7 +61,7 @@ def gpu():
 @pytest.fixture
 def small(tiny, monkeypatch):
     """Constants for a run of two batches. Its core is tried on few mazes, its plot is a pixel."""
-    random_walls = maze.random_walls
+    random_walls = metrics.random_walls
 
     def pixel(*_):
         Image.new("1", (1, 1)).save(main.PLOT_FILE, "png")
@@ -52,7 +69,7 @@ def small(tiny, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(main, name, value)
     monkeypatch.setattr(pictures, "course", pixel)
-    monkeypatch.setattr(maze, "random_walls", lambda n, *more: random_walls(n // 100, *more))
+    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: random_walls(n // 100, *more))
     (tiny / "mazes.txt").write_text(TEXT)
     return tiny
 
@@ -105,9 +122,17 @@ def left(folder):
         metrics = list(csv.DictReader(file))
     summary = json.loads((folder / "summary.json").read_text())
     pictures = [(folder / name).read_bytes() for name in ("rollouts.png", "agent.gif")]
-    return plain(dict(weights=dict(network.state_dict()), settings=settings, progress=progress,
-                      metrics=metrics, summary=summary, pictures=pictures,
-                      mazes=torch.from_numpy(np.load(folder / "mazes.npz")["packed"])))
+    return plain(
+        dict(
+            weights=dict(network.state_dict()),
+            settings=settings,
+            progress=progress,
+            metrics=metrics,
+            summary=summary,
+            pictures=pictures,
+            mazes=torch.from_numpy(np.load(folder / "mazes.npz")["packed"]),
+        )
+    )
 
 
 def differences(a, b):
@@ -119,7 +144,8 @@ def differences(a, b):
 
 @pytest.mark.parametrize("settings", RUNS)
 def test_run_ends_as_on_the_cpu_and_so_does_one_that_is_stopped_and_resumed(
-        small, monkeypatch, capsys, settings):
+    small, monkeypatch, capsys, settings
+):
     """With evaluations, pictures, and `solve` on both devices."""
     settings = settings.split()
     on_cpu = runs(small / "cpu", *settings, "DEVICE=cpu")
@@ -138,7 +164,8 @@ def test_run_ends_as_on_the_cpu_and_so_does_one_that_is_stopped_and_resumed(
 
 @pytest.mark.parametrize("first, then", [("cuda", "cpu"), ("cpu", "cuda")])
 def test_run_that_is_resumed_on_another_device_goes_on_or_is_refused_in_a_line(
-        small, monkeypatch, capsys, first, then):
+    small, monkeypatch, capsys, first, then
+):
     """Its random numbers can't go on: the states of two devices' generators differ."""
     with pretend.cuda():
         stop_after_a_batch(monkeypatch, small / "out", f"DEVICE={first}")
@@ -152,8 +179,12 @@ def test_run_that_is_resumed_on_another_device_goes_on_or_is_refused_in_a_line(
 
 THINKING = {f"Thoughts.{name}" for name in ("settle", "spread", "look", "wake")}
 MOST = 8  # in a batch: to draw mazes, begin to think, count successes, check losses, stop if asked
-AGENTS = [("MODEL=mlp", MOST), ("MODEL=vin", MOST), ("VISION=1 MEMORY=trail", MOST),
-          ("REPLAY=prioritized", MOST + 2)]  # mazes are unpacked and thought about once more
+AGENTS = [
+    ("MODEL=mlp", MOST),
+    ("MODEL=vin", MOST),
+    ("VISION=1 MEMORY=trail", MOST),
+    ("REPLAY=prioritized", MOST + 2),
+]  # mazes are unpacked and thought about once more
 
 
 @pytest.mark.parametrize("agent, most", AGENTS)
@@ -164,14 +195,25 @@ def test_batch_seldom_waits_for_the_device_but_to_think(small, monkeypatch, gpu,
     for updates, steps in ((4, 12), (8, 30)):
         begun = []
         monkeypatch.setattr(main, "draw", lambda *of: begun.append(len(gpu.syncs)) or draw(*of))
-        runs(small / f"{updates}x{steps}", "DEVICE=cuda", *agent.split(), "BSZ=64",
-             "NUM_EPISODES=192", f"UPDATES={updates}", f"MAX_EP_LENGTH={steps}", "TARGET_SYNCS=1",
-             "CURRICULUM=off", "EVAL_EVERY=9")
-        batch = gpu.syncs[begun[1]:begun[2]]  # the second of three, which nothing evaluates
+        runs(
+            small / f"{updates}x{steps}",
+            "DEVICE=cuda",
+            *agent.split(),
+            "BSZ=64",
+            "NUM_EPISODES=192",
+            f"UPDATES={updates}",
+            f"MAX_EP_LENGTH={steps}",
+            "TARGET_SYNCS=1",
+            "CURRICULUM=off",
+            "EVAL_EVERY=9",
+        )
+        batch = gpu.syncs[begun[1] : begun[2]]  # the second of three, which nothing evaluates
         waits = [sync for sync in batch if not THINKING & {*sync.chain}]
         counts.append(len(waits))
-        print(f"{agent} UPDATES={updates} MAX_EP_LENGTH={steps}: {len(waits)} times; "
-              f"{len(batch) - len(waits)} while it thinks\n{gpu.table(waits)}")
+        print(
+            f"{agent} UPDATES={updates} MAX_EP_LENGTH={steps}: {len(waits)} times; "
+            f"{len(batch) - len(waits)} while it thinks\n{gpu.table(waits)}"
+        )
     assert max(counts) <= most and len({*counts}) == 1, f"{counts} times, see the tables"
 
 
@@ -181,7 +223,7 @@ def test_batch_seldom_waits_for_the_device_but_to_think(small, monkeypatch, gpu,
 def padded(x, radius, outside):
     h, w, b = x.shape
     rim = torch.full((h + 2 * radius, w + 2 * radius, b), outside, dtype=x.dtype)
-    rim[radius:radius + h, radius:radius + w] = x
+    rim[radius : radius + h, radius : radius + w] = x
     return rim
 
 
@@ -190,8 +232,8 @@ def along(q, cells):
     return q.flatten(-3).index_select(-1, index.flatten()).unflatten(-1, cells.shape)
 
 
-def pay(mazes, cells, *_):
-    return (cells == mazes.goal)[1:].float(), torch.zeros(()).expand(cells.shape)
+def with_bonus(reward, mazes, cells, *_):
+    return reward, torch.zeros(()).expand(cells.shape)
 
 
 def dice(shape, generator):
@@ -202,11 +244,19 @@ def fingerprints(packed):
     return [maze.tobytes() for maze in packed.numpy().T]
 
 
-@pytest.mark.parametrize("module, broken, refusal", [
-    (maze, padded, "same device"), (model, along, "same device"), (model, pay, "same device"),
-    (maze, dice, "Expected a 'cuda' device type"), (maze, fingerprints, "to numpy")])
+@pytest.mark.parametrize(
+    "module, broken, refusal",
+    [
+        (maze, padded, "same device"),
+        (model, along, "same device"),
+        (main, with_bonus, "same device"),
+        (maze, dice, "Expected a 'cuda' device type"),
+        (maze, fingerprints, "to numpy"),
+    ],
+)
 def test_tensor_that_is_made_on_the_cpu_by_mistake_is_found(
-        small, monkeypatch, module, broken, refusal):
+    small, monkeypatch, module, broken, refusal
+):
     monkeypatch.setattr(module, broken.__name__, broken)
     with pretend.cuda(), pytest.raises((RuntimeError, TypeError), match=refusal):
         runs(small / "out", "DEVICE=cuda")
@@ -249,7 +299,7 @@ ALLOWED = {
     "number": lambda x: x + ONE,
     "number in place": lambda x: x.mul_(ONE),
     "number of Python": lambda x: 2 * x - 1,
-    "power": lambda x: 0.5 ** x,
+    "power": lambda x: 0.5**x,
     "where": lambda x: torch.where(x > 0, x, ONE),
     "where, number of Python": lambda x: torch.where(x > 0, x, 0),
     "maximum": lambda x: torch.maximum(x, ONE),
@@ -300,10 +350,20 @@ def test_what_comes_of_a_tensor_on_the_device_is_there(gpu, name):
 
 def test_what_comes_of_cpu_tensors_or_goes_there_is_on_the_cpu(gpu):
     x = torch.ones(3, device="cuda")
-    for y in (torch.ones(3), torch.ones(3)[I], torch.ones(3) * ONE, torch.tensor(x.tolist()),
-              x.cpu(), x.to("cpu", torch.int), x.to(ONE), x.cpu()[1:], torch.empty(3).copy_(x),
-              torch.zeros_like(x, device="cpu"), x.new_zeros(2, device="cpu"),
-              torch.from_numpy(x.cpu().numpy())):
+    for y in (
+        torch.ones(3),
+        torch.ones(3)[I],
+        torch.ones(3) * ONE,
+        torch.tensor(x.tolist()),
+        x.cpu(),
+        x.to("cpu", torch.int),
+        x.to(ONE),
+        x.cpu()[1:],
+        torch.empty(3).copy_(x),
+        torch.zeros_like(x, device="cpu"),
+        x.new_zeros(2, device="cpu"),
+        torch.from_numpy(x.cpu().numpy()),
+    ):
         assert y.device == torch.device("cpu") and not y.is_cuda
     assert x.is_cuda and x.cuda() is x and ONE.cpu() is ONE
 
@@ -339,10 +399,12 @@ def test_weights_are_saved_with_their_device_and_loaded_to_any(gpu):
 def test_generator_of_another_device_is_refused(gpu):
     here, there = torch.Generator().manual_seed(1), torch.Generator("cuda").manual_seed(1)
     assert there.device == torch.device("cuda", 0)
-    for make in (lambda g, device: torch.rand(3, generator=g, device=device),
-                 lambda g, device: torch.randperm(3, generator=g, device=device),
-                 lambda g, device: torch.empty(3, device=device).random_(9, generator=g),
-                 lambda g, device: torch.ones(3, device=device).bernoulli(0.5, generator=g)):
+    for make in (
+        lambda g, device: torch.rand(3, generator=g, device=device),
+        lambda g, device: torch.randperm(3, generator=g, device=device),
+        lambda g, device: torch.empty(3, device=device).random_(9, generator=g),
+        lambda g, device: torch.ones(3, device=device).bernoulli(0.5, generator=g),
+    ):
         for generator, wanted, found in ((here, "cuda", "cpu"), (there, "cpu", "cuda")):
             refusal = f"Expected a '{wanted}' device type for generator but found '{found}'"
             with pytest.raises(RuntimeError, match=refusal):
@@ -368,8 +430,11 @@ def test_numpy_of_a_tensor_on_the_device_is_refused(gpu):
 
 def test_there_is_one_device_and_only_in_the_mode(gpu):
     assert torch.cuda.is_available() and torch.cuda.device_count() == 1
-    for ask in (lambda: torch.zeros(2, device="cuda:1"), lambda: torch.ones(2).to("cuda:1"),
-                lambda: torch.Generator("cuda:1")):
+    for ask in (
+        lambda: torch.zeros(2, device="cuda:1"),
+        lambda: torch.ones(2).to("cuda:1"),
+        lambda: torch.Generator("cuda:1"),
+    ):
         with pytest.raises(RuntimeError, match="invalid device ordinal"):
             ask()
     assert main.pick_device() == torch.device("cuda")

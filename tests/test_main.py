@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torch.nn as nn
 from scipy.stats import binomtest, chisquare
@@ -11,11 +12,10 @@ from scipy.stats import binomtest, chisquare
 import main
 import maze
 import model
-import reference
-from support import pictures, report, settings
-from support.run import warning
+from support import gif, metrics, pictures, processes, settings
 from support.checkpoint import load_checkpoint
 from support.replay import Replay
+from support.run import warning
 from support.window import build
 
 
@@ -24,7 +24,9 @@ def seeded(seed=0):
 
 
 def drawn(b, grid=8, difficulty=1.0, goal="random", farthest=100):
-    return maze.draw(maze.make_mazes(b, grid, seeded()), grid, difficulty, farthest, goal, seeded(1))
+    return maze.draw(
+        maze.make_mazes(b, grid, seeded()), grid, difficulty, farthest, goal, seeded(1)
+    )
 
 
 class Oracle(nn.Module):
@@ -80,7 +82,11 @@ def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon, kind):
     assert episodes.cells.shape == (steps + 1, b) and episodes.actions.shape == (steps, b)
     best = q.argmax(0).flatten(0, 1)
     for i in range(b):
-        walls, goal, actions = mazes.walls[..., i].numpy(), int(mazes.goal[i]), episodes.actions[:, i].tolist()
+        walls, goal, actions = (
+            mazes.walls[..., i].numpy(),
+            int(mazes.goal[i]),
+            episodes.actions[:, i].tolist(),
+        )
         cells = reference.walk(walls, goal, mazes.start[i], actions)
         assert episodes.cells[:, i].tolist() == cells
         assert not walls.flat[cells].any()
@@ -92,13 +98,18 @@ def test_rollout_walks_as_a_slow_simulator_does(h, w, epsilon, kind):
 def test_agents_with_the_same_q_walk_alike_whether_asked_at_once_or_step_by_step(epsilon):
     mazes, q = reference.random_mazes(40, 9, 8), torch.randn(4, 9, 8, 40, generator=seeded(2))
     epsilons = None if epsilon is None else torch.full((40,), epsilon)
-    first, other = (main.rollout(kind(reference.Table(q)), mazes, 30, epsilons, seeded(3))[0]
-                    for kind in (at_once, reference.Stepwise))
+    first, other = (
+        main.rollout(kind(reference.Table(q)), mazes, 30, epsilons, seeded(3))[0]
+        for kind in (at_once, reference.Stepwise)
+    )
     assert all(map(torch.equal, first[1:], other[1:]))
 
 
 def test_ties_are_broken_towards_a_best_action():
-    mazes, q = reference.random_mazes(200, 8, 8), torch.randint(3, (4, 8, 8, 200), generator=seeded(2)).float()
+    mazes, q = (
+        reference.random_mazes(200, 8, 8),
+        torch.randint(3, (4, 8, 8, 200), generator=seeded(2)).float(),
+    )
     episodes = reference.walked(mazes, q, 20)
     along = model.along(q, episodes.cells)[:, :-1]
     assert torch.equal(along.gather(0, episodes.actions[None])[0], along.max(0).values)
@@ -126,7 +137,11 @@ def test_full_exploration_takes_all_actions_alike():
 def test_each_episode_explores_by_its_own_epsilon():
     b, steps = 300, 200
     epsilon = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]).repeat_interleave(b // 5)
-    mazes = maze.Mazes(torch.zeros(6, 6, b, dtype=torch.bool), torch.full((b,), 35), torch.zeros(b, dtype=torch.int64))
+    mazes = maze.Mazes(
+        torch.zeros(6, 6, b, dtype=torch.bool),
+        torch.full((b,), 35),
+        torch.zeros(b, dtype=torch.int64),
+    )
     q = torch.zeros(4, 6, 6, b)
     q[0] = 1
     other = reference.walked(mazes, q, steps, epsilon, seeded()).actions != 0
@@ -137,7 +152,9 @@ def test_each_episode_explores_by_its_own_epsilon():
 def test_rollout_follows_its_generator_and_leaves_the_others():
     mazes, q, epsilon = drawn(50), torch.zeros(4, 8, 8, 50), torch.ones(50)
     before = torch.get_rng_state()
-    first, again, other = (reference.walked(mazes, q, 30, epsilon, seeded(seed)).cells for seed in (1, 1, 2))
+    first, again, other = (
+        reference.walked(mazes, q, 30, epsilon, seeded(seed)).cells for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -154,7 +171,9 @@ class Descent:
     def step(self, gradient):
         with torch.no_grad():
             weights = torch.nn.utils.parameters_to_vector(self.network.parameters())
-            torch.nn.utils.vector_to_parameters(weights - self.lr * gradient, self.network.parameters())
+            torch.nn.utils.vector_to_parameters(
+                weights - self.lr * gradient, self.network.parameters()
+            )
 
 
 @pytest.fixture
@@ -178,8 +197,12 @@ class Jump:
 
 
 @pytest.mark.parametrize("shaping", ["none", "manhattan", "oracle"])
-@pytest.mark.parametrize("lam, double", [(0.0, True), (0.5, False), (0.9, True), (1.0, True), (1.0, False)])
-def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact_steps, lam, double, shaping):
+@pytest.mark.parametrize(
+    "lam, double", [(0.0, True), (0.5, False), (0.9, True), (1.0, True), (1.0, False)]
+)
+def test_a_table_in_place_of_the_network_learns_the_optimal_q(
+    monkeypatch, exact_steps, lam, double, shaping
+):
     """With shaping, less by the potential, which does not touch the greedy policy."""
     for name, value in dict(LAMBDA=lam, DOUBLE=double, GAMMA=0.9, SHAPING=shaping).items():
         monkeypatch.setattr(main, name, value)
@@ -201,7 +224,9 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact
     counts = counts.t().view(4, h, w)
     for _ in range(100):
         target.load_state_dict(table.state_dict())
-        reference.update(table, target, Jump(table, counts), episodes, main.recall(target, episodes))
+        reference.update(
+            table, target, Jump(table, counts), episodes, main.recall(target, episodes)
+        )
     exact = reference.optimal_q(walls[..., 0].numpy(), int(goal), 0.9)
     phi = np.reshape(reference.potential(walls[..., 0].numpy(), int(goal), 0.9, shaping), (h, w))
     found = table.table.detach().numpy()
@@ -214,7 +239,9 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact
 
 def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_steps):
     monkeypatch.setattr(main, "LAMBDA", 0.0)
-    episodes = reference.walked(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    episodes = reference.walked(
+        reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10
+    )
     table, target = fixed(torch.zeros(4, 1, 8)), fixed(torch.zeros(4, 1, 8))
     optimizer = exact_steps(table, 7)
     for syncs in range(1, 8):
@@ -254,9 +281,13 @@ def test_a_target_network_just_copied_is_as_good_as_the_online_one():
     torch.manual_seed(0)
     networks = [model.Thinker("vin", 6, 0.5)]
     networks += [copy.deepcopy(networks[0]) for _ in range(2)]
-    episodes = reference.walked(mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded())
+    episodes = reference.walked(
+        mazes, torch.randn(4, 8, 8, 40, generator=seeded()), 30, torch.full((40,), 0.5), seeded()
+    )
     for online, target in ((networks[0], networks[0]), (networks[1], networks[2])):
-        reference.update(online, target, Descent(online, 0.1), episodes, main.recall(target, episodes))
+        reference.update(
+            online, target, Descent(online, 0.1), episodes, main.recall(target, episodes)
+        )
     assert not torch.equal(networks[0].core.p.weight, networks[2].core.p.weight)
     assert all(map(torch.allclose, networks[0].parameters(), networks[1].parameters()))
 
@@ -265,7 +296,9 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
     monkeypatch.setattr(main, "LAMBDA", 0.0)
     monkeypatch.setattr(main, "HUBER", 0.1)
     monkeypatch.setattr(main, "GRAD_CLIP", 0.2)
-    episodes = reference.walked(reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10)
+    episodes = reference.walked(
+        reference.corridor(8, 0, 7), torch.eye(4)[3, :, None, None, None].expand(4, 1, 8, 1), 10
+    )
     table = fixed(torch.zeros(4, 1, 8))
     with torch.no_grad():
         table.table[3, 0, :7] = torch.tensor([0, 0, 0, 0, 0, 0, 0.95])
@@ -274,7 +307,7 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
     seen = main.recall(target, episodes)
     loss, norm, error = reference.update(table, target, Descent(table, 1.0), episodes, seen)
     assert error[:, 0].tolist() == pytest.approx([0] * 6 + [-0.05] + [0] * 3)
-    assert loss.item() == pytest.approx(0.5 * 0.05 ** 2 / 7 / 0.1, rel=1e-3)
+    assert loss.item() == pytest.approx(0.5 * 0.05**2 / 7 / 0.1, rel=1e-3)
     assert norm.item() == pytest.approx(0.05 / 7 / 0.1, rel=1e-3)
 
     with torch.no_grad():
@@ -283,7 +316,7 @@ def test_update_returns_the_huber_loss_and_the_norm_before_clipping(monkeypatch)
     before = table.table.detach().clone()
     loss, norm, _ = reference.update(table, target, Descent(table, 1.0), episodes, seen)
     assert loss.item() == pytest.approx((6 * (9 - 0.05) + (1 - 0.05)) / 7, rel=1e-4)
-    assert norm.item() == pytest.approx(7 ** 0.5 / 7, rel=1e-4)
+    assert norm.item() == pytest.approx(7**0.5 / 7, rel=1e-4)
     assert (table.table - before).norm().item() == pytest.approx(0.2, rel=1e-4)
 
 
@@ -296,17 +329,24 @@ def scores(network, mazes):
 
 def test_the_optimal_q_scores_full_marks():
     for difficulty in (1.0, 0.3):
-        result = report.average(scores(Oracle(), drawn(200, 16, difficulty)))
+        result = metrics.average(scores(Oracle(), drawn(200, 16, difficulty)))
         assert result == dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
 
 
 def test_an_agent_that_is_asked_step_by_step_scores_the_same_but_for_where_its_q_is_compared():
     mazes = drawn(100, 16)
     result = scores(reference.Stepwise(Oracle()), mazes)
-    assert report.average(result) == dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
+    assert metrics.average(result) == dict(
+        success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0
+    )
     wrong = torch.rand(4, 16, 16, 100, generator=seeded()) * 0.02
-    all_cells, by_step = (scores(kind(Oracle(wrong)), mazes) for kind in (at_once, reference.Stepwise))
-    assert all(torch.equal(all_cells[name], by_step[name]) for name in ("success", "optimal", "spl", "loops"))
+    all_cells, by_step = (
+        scores(kind(Oracle(wrong)), mazes) for kind in (at_once, reference.Stepwise)
+    )
+    assert all(
+        torch.equal(all_cells[name], by_step[name])
+        for name in ("success", "optimal", "spl", "loops")
+    )
     assert 0 < by_step["success"].sum() < 100
     episodes = main.rollout(Oracle(wrong), mazes, main.MAX_EP_LENGTH)[0]
     for i, goal in enumerate(mazes.goal.tolist()):
@@ -322,11 +362,14 @@ def test_q_error_adds_the_potential_that_shaping_took(monkeypatch, shaping):
     kind = reference.Stepwise
     monkeypatch.setattr(main, "SHAPING", shaping)
     mazes = drawn(60, difficulty=0.8)
-    phi = [reference.potential(mazes.walls[..., i].numpy(), int(mazes.goal[i]), main.GAMMA, shaping) for i in range(60)]
+    phi = [
+        reference.potential(mazes.walls[..., i].numpy(), int(mazes.goal[i]), main.GAMMA, shaping)
+        for i in range(60)
+    ]
     phi = torch.tensor(phi).t().view(8, 8, 60)
-    result = report.average(scores(kind(Oracle(-phi)), mazes))
+    result = metrics.average(scores(kind(Oracle(-phi)), mazes))
     assert result["q_error"] == pytest.approx(0, abs=1e-6) and result["optimal"] == 1
-    assert report.average(scores(kind(Oracle()), mazes))["q_error"] > 0.2
+    assert metrics.average(scores(kind(Oracle()), mazes))["q_error"] > 0.2
 
 
 def test_q_error_counts_the_open_cells_but_the_goal():
@@ -360,7 +403,11 @@ def test_scores_of_walks_counted_by_hand(monkeypatch):
     q = torch.zeros(4, 2, 5)
     for cell, action in {0: 1, 5: 3, 6: 3, 7: 3, 8: 0, 3: 3, 9: 2}.items():
         q[action, cell // 5, cell % 5] = 1
-    mazes = maze.Mazes(torch.zeros(2, 5, 3, dtype=torch.bool), torch.tensor([4, 5, 9]), torch.zeros(3, dtype=torch.int64))
+    mazes = maze.Mazes(
+        torch.zeros(2, 5, 3, dtype=torch.bool),
+        torch.tensor([4, 5, 9]),
+        torch.zeros(3, dtype=torch.int64),
+    )
     result = scores(fixed(q), mazes)
     assert result["success"].tolist() == [1, 1, 0]
     assert result["optimal"].tolist() == [0, 1, 0]
@@ -376,16 +423,26 @@ def test_scores_of_walks_counted_by_hand(monkeypatch):
 def test_an_episode_may_take_the_last_step(monkeypatch, limit, success):
     monkeypatch.setattr(main, "MAX_EP_LENGTH", limit)
     result = scores(Oracle(), reference.corridor(9, 1, 7))
-    assert result["success"].tolist() == result["optimal"].tolist() == result["spl"].tolist() == [success]
+    assert (
+        result["success"].tolist()
+        == result["optimal"].tolist()
+        == result["spl"].tolist()
+        == [success]
+    )
 
 
 def test_evaluation_in_parts_is_the_same():
     mazes = drawn(50, difficulty=0.5)
     distance = maze.distances(mazes.walls, mazes.goal)
     network = fixed(torch.randn(4, 8, 8, generator=seeded()))
-    whole, parts = main.evaluate(network, mazes, distance), main.evaluate(network, mazes, distance, chunk=7)
+    whole, parts = (
+        main.evaluate(network, mazes, distance),
+        main.evaluate(network, mazes, distance, chunk=7),
+    )
     assert whole["success"].std() > 0
-    assert all(torch.allclose(parts[name], whole[name]) and len(whole[name]) == 50 for name in whole)
+    assert all(
+        torch.allclose(parts[name], whole[name]) and len(whole[name]) == 50 for name in whole
+    )
 
 
 def test_evaluation_takes_no_random_action_and_uses_up_no_randomness():
@@ -416,8 +473,15 @@ def test_evaluation_of_an_agent_with_a_window_takes_no_random_action(monkeypatch
     first = scores(network, mazes)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    again, parts = scores(network, mazes), main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), chunk=17)
-    assert all(torch.equal(first[name], again[name]) and torch.allclose(first[name], parts[name], atol=1e-5) for name in first)
+    again, parts = (
+        scores(network, mazes),
+        main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), chunk=17),
+    )
+    assert all(
+        torch.equal(first[name], again[name])
+        and torch.allclose(first[name], parts[name], atol=1e-5)
+        for name in first
+    )
     assert all(x.isfinite().all() for x in first.values())
     episodes = main.rollout(network, mazes, main.MAX_EP_LENGTH)[0]
     memory = network.begin(mazes)
@@ -434,7 +498,7 @@ FULL_MARKS = dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
 def test_a_network_that_knows_the_backup_scores_full_marks(monkeypatch, gamma, radius):
     monkeypatch.setattr(main, "GAMMA", gamma)
     network = reference.thinker_of(reference.Exact(gamma, radius), gamma)
-    result = report.average(scores(network, drawn(200, 16, 0.7)))
+    result = metrics.average(scores(network, drawn(200, 16, 0.7)))
     assert result == pytest.approx(FULL_MARKS, abs=1e-6)
 
 
@@ -443,7 +507,7 @@ def test_a_network_that_knows_the_backup_and_maps_all_at_once_scores_full_marks(
     monkeypatch.setattr(main, "GAMMA", 0.5)
     network = build(main.config() | dict(VISION=7, MEMORY="map", WIDTH=8, GRID=8))
     network.thinker = reference.thinker_of(reference.Exact(0.5), 0.5, kinds=3)
-    result = report.average(scores(network, drawn(50)))
+    result = metrics.average(scores(network, drawn(50)))
     assert result == pytest.approx(FULL_MARKS, abs=1e-6)
 
 
@@ -451,7 +515,7 @@ def test_a_network_that_knows_the_backup_and_maps_all_at_once_scores_full_marks(
 
 
 def backup_error(network, mazes):
-    learned, exact = report.learned_backup(network, mazes, maze.distances(mazes.walls, mazes.goal))
+    learned, exact = metrics.learned_backup(network, mazes, maze.distances(mazes.walls, mazes.goal))
     error = (learned - exact).abs() / exact
     return error.mean().item(), error.max().item()
 
@@ -463,7 +527,7 @@ def test_backup_error_of_the_exact_backup_is_nothing(kind, gamma):
         network = reference.make_exact(model.Thinker("vin", 8, gamma))
     else:
         network = reference.thinker_of(reference.Exact(gamma, 1 + (kind == "far")), gamma)
-    found = backup_error(network, maze.random_walls(300, 16, seeded()))
+    found = backup_error(network, metrics.random_walls(300, 16, seeded()))
     assert found == pytest.approx((0, 0), abs=1e-5)
 
 
@@ -489,10 +553,10 @@ def test_backup_error_is_what_a_slow_count_says(name, kinds):
 
 def test_mazes_of_the_backup_error_show_every_pattern_of_walls():
     """All 256 around an open cell; all but the 16 that wall it in where a way leads to the goal."""
-    mazes = maze.random_walls(2000, 16, seeded(settings.HELD_OUT_SEED))
+    mazes = metrics.random_walls(2000, 16, seeded(settings.HELD_OUT_SEED))
     rim = np.pad(mazes.walls.numpy(), [(1, 1), (1, 1), (0, 0)], constant_values=True)
     around = [(y, x) for y, x in np.ndindex(3, 3) if (y, x) != (1, 1)]
-    pattern = sum(rim[y:y + 16, x:x + 16].astype(int) << i for i, (y, x) in enumerate(around))
+    pattern = sum(rim[y : y + 16, x : x + 16].astype(int) << i for i, (y, x) in enumerate(around))
     assert set(pattern[~mazes.walls.numpy()]) == set(range(256))
     counted = maze.distances(mazes.walls, mazes.goal).numpy() > 0
     beside = sum(1 << i for i, (y, x) in enumerate(around) if (y + x) % 2)
@@ -502,22 +566,37 @@ def test_mazes_of_the_backup_error_show_every_pattern_of_walls():
 # Loops and distances
 
 
-@pytest.mark.parametrize("cells, wanted", [
-    ([5, 5, 5], True), ([1, 2, 3, 3, 3], True), ([0, 1, 0, 1, 0], True), ([7, 0, 1, 0, 1, 0], True), ([0, 1, 2, 3], False),
-    ([0, 1, 0], False), ([0, 1, 0, 1], False), ([0, 1, 0, 2, 0, 1, 0, 2, 0], True), ([1, 0, 2, 0, 1, 0, 2, 0], False),
-    ([0, 1, 0, 1, 0, 2], False), ([4, 5], False), ([4, 4], False)])
+@pytest.mark.parametrize(
+    "cells, wanted",
+    [
+        ([5, 5, 5], True),
+        ([1, 2, 3, 3, 3], True),
+        ([0, 1, 0, 1, 0], True),
+        ([7, 0, 1, 0, 1, 0], True),
+        ([0, 1, 2, 3], False),
+        ([0, 1, 0], False),
+        ([0, 1, 0, 1], False),
+        ([0, 1, 0, 2, 0, 1, 0, 2, 0], True),
+        ([1, 0, 2, 0, 1, 0, 2, 0], False),
+        ([0, 1, 0, 1, 0, 2], False),
+        ([4, 5], False),
+        ([4, 4], False),
+    ],
+)
 def test_going_round_is_the_same_round_twice(cells, wanted):
-    assert main.goes_round(torch.tensor(cells)[:, None]).tolist() == [wanted]
+    assert metrics.goes_round(torch.tensor(cells)[:, None]).tolist() == [wanted]
 
 
 def test_goes_round_is_what_a_slow_look_says():
     rng = np.random.default_rng(0)
-    rounds = [list(rng.permutation(50)[:rng.integers(1, 16)]) for _ in range(200)]
-    into = [list(rng.permutation(50)[:rng.integers(0, 20)]) for _ in range(200)]
+    rounds = [list(rng.permutation(50)[: rng.integers(1, 16)]) for _ in range(200)]
+    into = [list(rng.permutation(50)[: rng.integers(0, 20)]) for _ in range(200)]
     caught = [(start + 60 * cycle)[:51] for start, cycle in zip(into, rounds)]
     paths = [list(rng.permutation(60)[:51]) for _ in range(200)]
     mixed = [list(rng.integers(0, 2, 51)) for _ in range(200)]
-    found = [main.goes_round(torch.tensor(np.array(cells).T)) for cells in (caught, paths, mixed)]
+    found = [
+        metrics.goes_round(torch.tensor(np.array(cells).T)) for cells in (caught, paths, mixed)
+    ]
     assert found[0].all() and not found[1].any() and 0 < found[2].sum() < 200
     for cells, fast in zip((caught, paths, mixed), found):
         assert fast.tolist() == [reference.goes_round([int(cell) for cell in one]) for one in cells]
@@ -527,23 +606,30 @@ def test_goes_round_is_what_a_slow_look_says():
 def test_scores_by_distance_are_those_of_a_slow_count(wide):
     rng, n = np.random.default_rng(0), 300
     shortest = rng.choice([1, 2, 9, 10, 11, 19, 20, 21, 45, 70], n)
-    result = dict(success=torch.tensor(rng.integers(0, 2, n)).float(), q_error=torch.rand(n, generator=seeded()), loops=torch.ones(n))
+    result = dict(
+        success=torch.tensor(rng.integers(0, 2, n)).float(),
+        q_error=torch.rand(n, generator=seeded()),
+        loops=torch.ones(n),
+    )
     slow = {}
     for i in np.argsort(shortest, kind="stable"):
         low = (shortest[i] - 1) // wide * wide + 1
         slow.setdefault(f"{low}-{low + wide - 1}", []).append(i)
-    bands = report.by_distance(result, torch.tensor(shortest), wide)
+    bands = metrics.by_distance(result, torch.tensor(shortest), wide)
     assert list(bands) == list(slow)
     assert sum(band["mazes"] for band in bands.values()) == n
     for name, members in slow.items():
-        assert bands[name] == dict(mazes=len(members), success=pytest.approx(result["success"][members].mean().item()),
-                                   q_error=pytest.approx(result["q_error"][members].mean().item()))
+        assert bands[name] == dict(
+            mazes=len(members),
+            success=pytest.approx(result["success"][members].mean().item()),
+            q_error=pytest.approx(result["q_error"][members].mean().item()),
+        )
 
 
 def test_no_seed_of_training_has_the_randomness_of_the_held_out_mazes(monkeypatch):
     """A generator on the CPU may see no more than 32 bits of its seed."""
     held_out = torch.rand(4, generator=seeded(settings.HELD_OUT_SEED))
-    for seed in (settings.HELD_OUT_SEED, settings.HELD_OUT_SEED % 2 ** 32):
+    for seed in (settings.HELD_OUT_SEED, settings.HELD_OUT_SEED % 2**32):
         monkeypatch.setattr(main, "SEED", seed)
         try:
             reference.check()
@@ -571,13 +657,19 @@ def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
 def test_draw_raises_walls_and_distances_with_the_level(monkeypatch):
     cache = maze.make_mazes(200, 16, seeded())
     in_perfect = maze.unpack(cache, 16, 16).float().mean()
-    for level, low, high in ((0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (1.0, 0.0, 1.0), (0.5, 0.4, 0.8), (1.0, 0.7, 0.7)):
+    for level, low, high in (
+        (0.0, 0.0, 1.0),
+        (0.5, 0.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (0.5, 0.4, 0.8),
+        (1.0, 0.7, 0.7),
+    ):
         monkeypatch.setattr(main, "DIFFICULTY_MIN", low)
         monkeypatch.setattr(main, "DIFFICULTY", high)
         mazes = main.draw(cache, 600, level, seeded(2))
         share = mazes.walls.float().mean((0, 1)) / in_perfect
         assert share.mean().item() == pytest.approx(level * (low + high) / 2, abs=0.06)
-        assert share.std().item() == pytest.approx(level * (high - low) / 12 ** 0.5, abs=0.06)
+        assert share.std().item() == pytest.approx(level * (high - low) / 12**0.5, abs=0.06)
         far = maze.distances(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])
         assert 1 <= far.min() and far.max() <= 1 + level * 99
         assert far.max() > 0.2 * level * 99
@@ -599,16 +691,31 @@ def test_curriculum_levels(monkeypatch):
     assert main.next_level(0.99, 0.1, 1.0) == 1.0
     monkeypatch.setattr(main, "CURRICULUM", "linear")
     monkeypatch.setattr(main, "CURRICULUM_SHARE", 0.5)
-    assert [main.next_level(0.0, progress, 0.0) for progress in (0.1, 0.25, 0.5, 0.9)] == [0.2, 0.5, 1.0, 1.0]
+    assert [main.next_level(0.0, progress, 0.0) for progress in (0.1, 0.25, 0.5, 0.9)] == [
+        0.2,
+        0.5,
+        1.0,
+        1.0,
+    ]
     monkeypatch.setattr(main, "CURRICULUM", "off")
     assert main.next_level(1.0, 0.1, 0.0) == 1.0
 
 
 # Whole runs
 
-WINDOW = dict(VISION=1, WIDTH=16, BSZ=32, MAX_EP_LENGTH=10, EVAL_MAZES=8, SHAPING="manhattan",
-              NOVELTY=0.01)
-MAP = dict(VISION=1, MEMORY="map", WIDTH=8, BSZ=16, NUM_EPISODES=32, MAX_EP_LENGTH=8, EVAL_MAZES=8, EVAL_SAMPLE=4)
+WINDOW = dict(
+    VISION=1, WIDTH=16, BSZ=32, MAX_EP_LENGTH=10, EVAL_MAZES=8, SHAPING="manhattan", NOVELTY=0.01
+)
+MAP = dict(
+    VISION=1,
+    MEMORY="map",
+    WIDTH=8,
+    BSZ=16,
+    NUM_EPISODES=32,
+    MAX_EP_LENGTH=8,
+    EVAL_MAZES=8,
+    EVAL_SAMPLE=4,
+)
 
 
 def weights(folder):
@@ -617,8 +724,8 @@ def weights(folder):
 
 def run(monkeypatch, folder, **settings):
     """(summary, weights, rows of metrics.csv) of a run, for which no picture is drawn."""
-    for picture in ("course", "walks", "thinking"):
-        monkeypatch.setattr(pictures, picture, lambda *_: None)
+    for module, picture in (pictures, "course"), (pictures, "walks"), (gif, "thinking"):
+        monkeypatch.setattr(module, picture, lambda *_: None)
     for name, value in (settings | dict(OUT_DIR=str(folder))).items():
         monkeypatch.setattr(main, name, value)
     summary = main.run()
@@ -626,12 +733,17 @@ def run(monkeypatch, folder, **settings):
     return summary, weights(folder), rows
 
 
-@pytest.mark.parametrize("settings", [
-    dict(), dict(MODEL="cnn", REPLAY="uniform", REPLAY_SIZE=70),
-    dict(MODEL="vin", DOUBLE=True, LAMBDA=0.5, GOAL="corner"),
-    dict(MODEL="attention", WIDTH=8, REPLAY="prioritized", LOOKS=9),
-    *[WINDOW | dict(MEMORY=memory) for memory in ("none", "trail", "gru")],
-    MAP | dict(NUM_EPISODES=16)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(MODEL="cnn", REPLAY="uniform", REPLAY_SIZE=70),
+        dict(MODEL="vin", DOUBLE=True, LAMBDA=0.5, GOAL="corner"),
+        dict(MODEL="attention", WIDTH=8, REPLAY="prioritized", LOOKS=9),
+        *[WINDOW | dict(MEMORY=memory) for memory in ("none", "trail", "gru")],
+        MAP | dict(NUM_EPISODES=16),
+    ],
+)
 def test_same_seed_same_weights_bit_for_bit(tiny, monkeypatch, settings):
     _, first, _ = run(monkeypatch, tiny / "first", **settings)
     _, again, _ = run(monkeypatch, tiny / "again", **settings)
@@ -679,17 +791,29 @@ def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sampl
     known = set(maze.fingerprints(maze.make_mazes(300, 12, seeded())))
 
     def evaluate(network, mazes, distance, chunk=4096):
-        seen = torch.tensor([float(one in known) for one in maze.fingerprints(maze.pack(mazes.walls))])
+        seen = torch.tensor(
+            [float(one in known) for one in maze.fingerprints(maze.pack(mazes.walls))]
+        )
         return dict.fromkeys(("success", "optimal", "spl", "loops", "q_error", "q_bias"), seen)
 
     monkeypatch.setattr(main, "evaluate", evaluate)
-    summary, _, rows = run(monkeypatch, tiny / "out", GRID=12, EVAL_MAZES=held_out, EVAL_SAMPLE=sample)
-    assert summary["success"] == 0 and summary["generalization_gap"] == 1 and summary["eval_mazes"] == held_out
+    summary, _, rows = run(
+        monkeypatch, tiny / "out", GRID=12, EVAL_MAZES=held_out, EVAL_SAMPLE=sample
+    )
+    assert (
+        summary["success"] == 0
+        and summary["generalization_gap"] == 1
+        and summary["eval_mazes"] == held_out
+    )
     assert all(float(row["success"]) == 0 and float(row["train_success"]) == 1 for row in rows)
 
 
-@pytest.mark.parametrize("bsz, updates, syncs", [(64, 6, 1), (64, 6, 2), (64, 6, 4), (64, 6, 6), (64, 4, 9), (10, 7, 7)])
-def test_run_makes_the_updates_and_target_syncs_that_it_reports(tiny, monkeypatch, bsz, updates, syncs):
+@pytest.mark.parametrize(
+    "bsz, updates, syncs", [(64, 6, 1), (64, 6, 2), (64, 6, 4), (64, 6, 6), (64, 4, 9), (10, 7, 7)]
+)
+def test_run_makes_the_updates_and_target_syncs_that_it_reports(
+    tiny, monkeypatch, bsz, updates, syncs
+):
     made, synced, update, td_targets = 0, 0, main.update, model.td_targets
 
     def counted(*arguments):
@@ -743,20 +867,39 @@ def test_run_explores_as_its_constants_say_and_counts_its_steps(tiny, monkeypatc
         return episodes, thoughts
 
     monkeypatch.setattr(main, "rollout", rollout)
-    summary, _, _ = run(monkeypatch, tiny / "out", EPSILON=0.8, EPSILON_SHAPE=3.0, REPLAY=replay, REPLAY_SIZE=100)
+    summary, _, _ = run(
+        monkeypatch, tiny / "out", EPSILON=0.8, EPSILON_SHAPE=3.0, REPLAY=replay, REPLAY_SIZE=100
+    )
     assert summary["env_steps"] == walked > 0
     assert len(epsilons) == 2
-    assert all(torch.allclose(epsilon, 0.8 * torch.linspace(0, 1, 64) ** 3, atol=1e-6) for epsilon in epsilons)
+    assert all(
+        torch.allclose(epsilon, 0.8 * torch.linspace(0, 1, 64) ** 3, atol=1e-6)
+        for epsilon in epsilons
+    )
 
 
-@pytest.mark.parametrize("replay, agent", [
-    ("off", dict(TARGET_SYNCS=1)), ("off", dict(TARGET_SYNCS=2)),
-    ("uniform", dict(MODEL="vin")), ("prioritized", dict(LOOKS=5)),
-    ("off", MAP), ("prioritized", MAP | dict(TARGET_SYNCS=1)),
-    ("off", dict(VISION=1, MEMORY="trail")), ("uniform", dict(VISION=1, MEMORY="gru", WIDTH=16))])
+@pytest.mark.parametrize(
+    "replay, agent",
+    [
+        ("off", dict(TARGET_SYNCS=1)),
+        ("off", dict(TARGET_SYNCS=2)),
+        ("uniform", dict(MODEL="vin")),
+        ("prioritized", dict(LOOKS=5)),
+        ("off", MAP),
+        ("prioritized", MAP | dict(TARGET_SYNCS=1)),
+        ("off", dict(VISION=1, MEMORY="trail")),
+        ("uniform", dict(VISION=1, MEMORY="gru", WIDTH=16)),
+    ],
+)
 def test_run_learns_from_what_the_target_network_thinks(tiny, monkeypatch, replay, agent):
     """After each sync, of all episodes until the next one. Each that was walked is learned from."""
-    groups, walked, update, td_targets, rollout = [], [], main.update, model.td_targets, main.rollout
+    groups, walked, update, td_targets, rollout = (
+        [],
+        [],
+        main.update,
+        model.td_targets,
+        main.rollout,
+    )
 
     def sync(online, target, seen, episodes, *rest):
         if not main.DOUBLE:
@@ -793,15 +936,21 @@ def test_run_learns_from_what_the_target_network_thinks(tiny, monkeypatch, repla
 def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors(tiny, monkeypatch):
     sampled, synced, updated, learned = [], [], [], []
     sample, learn, update, td_targets = Replay.sample, Replay.learn, main.update, model.td_targets
-    monkeypatch.setattr(Replay, "sample",
-                        lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:])
+    monkeypatch.setattr(
+        Replay, "sample", lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:]
+    )
     monkeypatch.setattr(Replay, "learn", lambda *a: learned.append(a[1:]) or learn(*a))
-    monkeypatch.setattr(main, "update", lambda *a: updated.append((*a[3:], update(*a))) or updated[-1][-1])
-    monkeypatch.setattr(model, "td_targets",
-                        lambda *a: synced.append((a[3], td_targets(*a))) or synced[-1][1])
+    monkeypatch.setattr(
+        main, "update", lambda *a: updated.append((*a[3:], update(*a))) or updated[-1][-1]
+    )
+    monkeypatch.setattr(
+        model, "td_targets", lambda *a: synced.append((a[3], td_targets(*a))) or synced[-1][1]
+    )
     settings = dict(REPLAY="prioritized", PRIORITY_BETA=0.2, REPLAY_SIZE=100, NUM_EPISODES=256)
     run(monkeypatch, tiny / "out", **settings)
-    assert [beta for beta, *_ in sampled] == pytest.approx([0.2 + 0.8 * batch / 4 for batch in range(4)])
+    assert [beta for beta, *_ in sampled] == pytest.approx(
+        [0.2 + 0.8 * batch / 4 for batch in range(4)]
+    )
     assert len(synced) == len(updated) == len(learned) == 16  # a sync, an update: 16 episodes of 64
     for batch, (_, _, cells, actions, index, weight) in enumerate(sampled):
         for i in range(4):
@@ -820,12 +969,19 @@ def test_update_weighs_each_episode(monkeypatch, exact_steps):
     mazes = drawn(20)
     torch.manual_seed(0)
     network, found = model.Thinker("vin", 6, 0.5), []
-    episodes = reference.walked(mazes, torch.randn(4, 8, 8, 20, generator=seeded()), 30, torch.full((20,), 0.5), seeded())
+    episodes = reference.walked(
+        mazes, torch.randn(4, 8, 8, 20, generator=seeded()), 30, torch.full((20,), 0.5), seeded()
+    )
     steps = (episodes.cells[:-1] != mazes.goal).sum(0)
-    for part, weight, count in ((slice(20), torch.arange(20) < 7, steps.sum()), (slice(7), None, steps[:7].sum())):
+    for part, weight, count in (
+        (slice(20), torch.arange(20) < 7, steps.sum()),
+        (slice(7), None, steps[:7].sum()),
+    ):
         few = episodes.select(part)
         seen = main.recall(network, few)
-        loss, norm, error = reference.update(copy.deepcopy(network), network, Still(), few, seen, weight)
+        loss, norm, error = reference.update(
+            copy.deepcopy(network), network, Still(), few, seen, weight
+        )
         found.append((loss * count, norm * count, error[:, :7]))
     assert all(map(torch.allclose, *found))
 
@@ -845,24 +1001,49 @@ def history(losses, level=0.5):
 HIGH = [0.1, 1.5, 1.1, 7]
 
 
-@pytest.mark.parametrize("rows", [
-    history(HIGH[::-1]), history(HIGH[:3]), history([1, 1.1, 1.2, 1.3, 1.4]), history([0.1, 8, 0.2, 4, 16]),
-    history(HIGH + [0.1]), history(HIGH[:2]) + history(HIGH[2:], 0.55), history([0.0] * 5), history([3.0]), history([0.0, 0, 1e-9, 1e-6, 1e-5]),
-    history([1e-9] + [0.01] * 5), history(1 / np.arange(1, 30))])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        history(HIGH[::-1]),
+        history(HIGH[:3]),
+        history([1, 1.1, 1.2, 1.3, 1.4]),
+        history([0.1, 8, 0.2, 4, 16]),
+        history(HIGH + [0.1]),
+        history(HIGH[:2]) + history(HIGH[2:], 0.55),
+        history([0.0] * 5),
+        history([3.0]),
+        history([0.0, 0, 1e-9, 1e-6, 1e-5]),
+        history([1e-9] + [0.01] * 5),
+        history(1 / np.arange(1, 30)),
+    ],
+)
 def test_watchman_is_silent_while_all_is_well(rows):
     assert warning(rows, main.config()) is None
 
 
-@pytest.mark.parametrize("rows", [history(HIGH), history([5, 3] + HIGH), history([0.0, 2, 3, 2], 1.0)])
+@pytest.mark.parametrize(
+    "rows", [history(HIGH), history([5, 3] + HIGH), history([0.0, 2, 3, 2], 1.0)]
+)
 def test_watchman_speaks_of_a_loss_that_has_risen_and_stays_high(rows):
     said = warning(rows, main.config())
     assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
-    assert f"LR too high (now {main.LR:g})" in said and "TARGET_SYNCS" in said and "LAMBDA" in said
+    assert (
+        f"LR is too high (now {main.LR:g})" in said and "TARGET_SYNCS" in said and "LAMBDA" in said
+    )
 
 
 @pytest.mark.parametrize("rate", [0.001, 100.0, 1e30])
 def test_a_run_that_explodes_is_told(tiny, monkeypatch, capsys, rate):
-    settings = dict(MODEL="mlp", WIDTH=64, LR=rate, GRAD_CLIP=1e30, NUM_EPISODES=320, UPDATES=1, CURRICULUM="off", LR_DECAY=0.0)
+    settings = dict(
+        MODEL="mlp",
+        WIDTH=64,
+        LR=rate,
+        GRAD_CLIP=1e30,
+        NUM_EPISODES=320,
+        UPDATES=1,
+        CURRICULUM="off",
+        LR_DECAY=0.0,
+    )
     try:
         run(monkeypatch, tiny / "out", **settings)
         stopped = ""
@@ -876,12 +1057,13 @@ def test_every_process_of_a_run_draws_its_own_mazes(tiny, monkeypatch):
     """A generator on the CPU may see no more than 32 bits of its seed."""
     drawn_by = []
     for rank in range(4):
-        monkeypatch.setattr(main, "RANK", rank)
+        monkeypatch.setattr(processes, "RANK", rank)
         generator = seeded(main.SEED)
         torch.randperm(main.BSZ, generator=generator)
-        sample = main.exam(maze.make_mazes(20, 8, seeded()))
-        main.begin(model.Thinker("vin", 6, 0.5), None, None, None, sample, generator)
-        drawn_by.append(tuple(main.draw(maze.make_mazes(300, 8, seeded()), 64, 1.0, generator).start.tolist()))
+        processes.seed_differently(generator, main.SEED)
+        drawn_by.append(
+            tuple(main.draw(maze.make_mazes(300, 8, seeded()), 64, 1.0, generator).start.tolist())
+        )
     assert len(set(drawn_by)) == 4
 
 
@@ -894,11 +1076,16 @@ def test_learning_rate_falls_to_nothing_at_the_end_of_the_run(tiny, monkeypatch)
 def test_run_learns_to_walk_mazes_it_has_never_seen(trained):
     folder, summary = trained
     mazes = drawn(300, farthest=20)
-    random = reference.walked(mazes, torch.zeros(4, 8, 8, 300), 30, torch.ones(300), seeded()).cells[-1] == mazes.goal
+    random = (
+        reference.walked(mazes, torch.zeros(4, 8, 8, 300), 30, torch.ones(300), seeded()).cells[-1]
+        == mazes.goal
+    )
     network, config, _ = load_checkpoint(str(folder / "out" / "checkpoint.pt"), "cpu")
     assert summary["success"] > random.float().mean() + 0.3
     assert summary["optimal"] <= summary["spl"] <= summary["success"]
-    assert scores(network, mazes)["success"].mean().item() == pytest.approx(summary["success"], abs=0.1)
+    assert scores(network, mazes)["success"].mean().item() == pytest.approx(
+        summary["success"], abs=0.1
+    )
     assert config == summary["config"] and config["GRID"] == 8
 
 
@@ -907,13 +1094,35 @@ def test_run_leaves_its_files(trained):
     saved = json.loads((folder / "out" / "summary.json").read_text())
     assert saved == summary
     network = load_checkpoint(str(folder / "out" / "checkpoint.pt"), "cpu")[0]
-    fields = maze.random_walls(2000, 16, seeded(settings.HELD_OUT_SEED))
+    fields = metrics.random_walls(2000, 16, seeded(settings.HELD_OUT_SEED))
     wanted = backup_error(network, fields)
     assert (saved["backup_error"], saved["backup_error_worst"]) == pytest.approx(wanted, rel=1e-5)
-    wanted = {"success", "optimal", "spl", "loops", "q_error", "generalization_gap", "eval_mazes", "episodes", "env_steps",
-              "updates", "seconds", "seconds_to_99", "params", "device", "seed", "config"}
+    wanted = {
+        "success",
+        "optimal",
+        "spl",
+        "loops",
+        "q_error",
+        "generalization_gap",
+        "eval_mazes",
+        "episodes",
+        "env_steps",
+        "updates",
+        "seconds",
+        "seconds_to_99",
+        "params",
+        "device",
+        "seed",
+        "config",
+    }
     assert wanted <= saved.keys()
-    assert [saved[name] for name in ("eval_mazes", "episodes", "updates", "device", "seed")] == [300, 6000, 240, "cpu", 0]
+    assert [saved[name] for name in ("eval_mazes", "episodes", "updates", "device", "seed")] == [
+        300,
+        6000,
+        240,
+        "cpu",
+        0,
+    ]
     assert set(saved["config"]) == set(main.CONSTANTS)
     assert saved["params"] == sum(x.numel() for x in weights(folder / "out").values())
     rows = list(csv.DictReader(open(folder / "out" / "metrics.csv")))
@@ -948,9 +1157,13 @@ def test_override_keeps_the_type_of_each_constant():
     assert main.config()["SEED"] == 3
 
 
-KINDS = [*((f"MODEL={name}", name) for name in model.CORES), ("VISION=2", "window"),
-         ("VISION=1 MEMORY=gru", "window"), ("VISION=2 MEMORY=map", "map"),
-         ("VISION=2 MEMORY=map MODEL=vin", "map")]
+KINDS = [
+    *((f"MODEL={name}", name) for name in model.CORES),
+    ("VISION=2", "window"),
+    ("VISION=1 MEMORY=gru", "window"),
+    ("VISION=2 MEMORY=map", "map"),
+    ("VISION=2 MEMORY=map MODEL=vin", "map"),
+]
 
 
 @pytest.mark.parametrize("first", ["", "MODEL=vin", "VISION=2"])

@@ -3,13 +3,13 @@ import math
 import networkx as nx
 import numpy as np
 import pytest
+import reference
 import torch
 from scipy.stats import binomtest, chisquare
 
 import maze
-import reference
-from support import mazefile
 from maze import UserError
+from support import mapper, mazefile, metrics, solving
 
 
 def seeded(seed=0):
@@ -35,15 +35,17 @@ def test_perfect_mazes_are_spanning_trees(grid):
 def test_rooms_are_open_and_pillars_and_the_even_edge_are_wall(grid):
     walls = maze.unpack(maze.make_mazes(50, grid, seeded()), grid, grid)
     side = (grid + 1) // 2
-    assert not walls[:2 * side:2, :2 * side:2].any()
+    assert not walls[: 2 * side : 2, : 2 * side : 2].any()
     assert walls[1::2, 1::2].all()
-    assert ((~walls).sum((0, 1)) == 2 * side ** 2 - 1).all()
+    assert ((~walls).sum((0, 1)) == 2 * side**2 - 1).all()
     if grid % 2 == 0:
         assert walls[-1].all() and walls[:, -1].all()
 
 
 def test_mazes_differ_from_one_another_and_by_seed():
-    first, again, other = (maze.fingerprints(maze.make_mazes(500, 16, seeded(seed))) for seed in (1, 1, 2))
+    first, again, other = (
+        maze.fingerprints(maze.make_mazes(500, 16, seeded(seed))) for seed in (1, 1, 2)
+    )
     assert first == again
     assert len(set(first + other)) == 1000
 
@@ -60,7 +62,11 @@ def test_trees_come_with_the_chances_of_depth_first_search():
     seen = dict.fromkeys(chances, 0)
     for walls in one_by_one(maze.carve(n, 5, seeded())):
         passages = [(y, x) for y, x in zip(*np.nonzero(~walls)) if (y + x) % 2]
-        seen[frozenset(frozenset([(y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)]) for y, x in passages)] += 1
+        seen[
+            frozenset(
+                frozenset([(y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)]) for y, x in passages
+            )
+        ] += 1
     assert chisquare(list(seen.values()), [n * chance for chance in chances.values()]).pvalue > 1e-6
 
 
@@ -75,7 +81,10 @@ def test_no_direction_is_preferred():
 def test_packing_loses_nothing(shape):
     walls = torch.rand(shape, generator=seeded()) < 0.5
     packed = maze.pack(walls)
-    assert packed.dtype == torch.uint8 and packed.shape == (math.ceil(shape[0] * shape[1] / 8), shape[2])
+    assert packed.dtype == torch.uint8 and packed.shape == (
+        math.ceil(shape[0] * shape[1] / 8),
+        shape[2],
+    )
     assert torch.equal(maze.unpack(packed, *shape[:2]), walls)
 
 
@@ -157,7 +166,9 @@ def test_damaged_byte_anywhere_in_the_cache_does_no_harm(cache, monkeypatch):
     damage = np.random.default_rng(0).integers(0, 8, len(whole))
     noticed = 0
     for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(damage[place])]) + whole[place + 1:])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << int(damage[place])]) + whole[place + 1 :]
+        )
         again, said = load(n=2, grid=5)
         noticed += len(said)
         assert torch.equal(again, made), f"byte {place}"
@@ -168,7 +179,9 @@ def test_damaged_byte_anywhere_in_the_cache_does_no_harm(cache, monkeypatch):
 def test_held_out_mazes_share_none_with_the_cache(seed):
     """Seed 5 is the training mazes' own: each of them must then be made anew."""
     known, said = maze.make_mazes(300, 8, seeded(5)), []
-    assert set(maze.fingerprints(maze.make_mazes(300, 8, seeded(seed)))) & set(maze.fingerprints(known))
+    assert set(maze.fingerprints(maze.make_mazes(300, 8, seeded(seed)))) & set(
+        maze.fingerprints(known)
+    )
     held_out = maze.held_out(300, 8, seed, known, say=said.append)
     assert not said
     assert held_out.shape == (8, 300)
@@ -179,7 +192,9 @@ def test_held_out_mazes_share_none_with_the_cache(seed):
 
 def test_held_out_mazes_are_the_same_each_time():
     known = maze.make_mazes(100, 8, seeded(5))
-    first, again, other = (maze.fingerprints(maze.held_out(200, 8, seed, known)) for seed in (9, 9, 10))
+    first, again, other = (
+        maze.fingerprints(maze.held_out(200, 8, seed, known)) for seed in (9, 9, 10)
+    )
     assert first == again
     assert len(set(first) & set(other)) < 20
 
@@ -188,7 +203,11 @@ def test_grid_with_too_few_mazes_says_so():
     known, said = maze.make_mazes(5000, 5, seeded(5)), []
     held_out = maze.held_out(100, 5, 9, known, say=said.append)
     shared = sum(one in set(maze.fingerprints(known)) for one in maze.fingerprints(held_out))
-    assert len(said) == 1 and "GRID=5 has too few different mazes" in said[0] and f"{shared} of 100" in said[0]
+    assert (
+        len(said) == 1
+        and "GRID=5 has too few different mazes" in said[0]
+        and f"{shared} of 100" in said[0]
+    )
 
 
 # Drawing
@@ -213,8 +232,14 @@ def test_starts_and_goals_are_uniform():
     packed = maze.make_mazes(1, 5, seeded())
     mazes = maze.draw(packed.expand(-1, 30_000), 5, 1.0, 100, "random", seeded(1))
     cells = (~maze.unpack(packed, 5, 5)).flatten().nonzero()[:, 0]
-    pairs = torch.stack([torch.stack([mazes.goal == goal, mazes.start == start]).all(0).sum()
-                         for goal in cells for start in cells if goal != start])
+    pairs = torch.stack(
+        [
+            torch.stack([mazes.goal == goal, mazes.start == start]).all(0).sum()
+            for goal in cells
+            for start in cells
+            if goal != start
+        ]
+    )
     assert pairs.sum() == 30_000
     assert chisquare(pairs.numpy()).pvalue > 1e-6
 
@@ -248,7 +273,12 @@ def test_each_maze_can_have_its_own_difficulty():
     assert not (walls & ~perfect).any()
     for i, share in enumerate(shares.tolist()):
         part = slice(200 * i, 200 * (i + 1))
-        assert binomtest(int(walls[..., part].sum()), int(perfect[..., part].sum()), round(share, 1)).pvalue > 1e-6
+        assert (
+            binomtest(
+                int(walls[..., part].sum()), int(perfect[..., part].sum()), round(share, 1)
+            ).pvalue
+            > 1e-6
+        )
 
 
 def test_walls_go_in_all_places_alike():
@@ -262,27 +292,29 @@ def test_walls_go_in_all_places_alike():
 
 @pytest.mark.parametrize("most", [0.3, 0.7])
 def test_random_walls_are_of_all_shares_and_stand_anywhere(most):
-    mazes = maze.random_walls(20_000, 7, seeded(), most)
+    mazes = metrics.random_walls(20_000, 7, seeded(), most)
     at_goal = mazes.walls.flatten(0, 1).gather(0, mazes.goal[None])
     assert torch.equal(mazes.start, mazes.goal)
     assert not at_goal.any() and not mazes.walls[0, 0].any()
     share = mazes.walls.flatten(0, 1)[1:].float().mean(0)
     assert share.mean().item() == pytest.approx(most / 2, abs=0.01)
     between = share.var().item() - (share * (1 - share) / 48).mean().item()  # less what chance adds
-    assert between == pytest.approx(most ** 2 / 12, rel=0.1)
+    assert between == pytest.approx(most**2 / 12, rel=0.1)
     per_cell = mazes.walls.flatten(0, 1)[1:].sum(1)
     assert per_cell.max() - per_cell.min() < 8 * (20_000 * most / 4) ** 0.5
     open_at_goal = torch.bincount(mazes.goal, minlength=49)
     assert open_at_goal.min() > 0
-    again, other = (maze.random_walls(50, 7, seeded(seed), most) for seed in (0, 1))
-    assert torch.equal(again.walls, maze.random_walls(50, 7, seeded(), most).walls)
+    again, other = (metrics.random_walls(50, 7, seeded(seed), most) for seed in (0, 1))
+    assert torch.equal(again.walls, metrics.random_walls(50, 7, seeded(), most).walls)
     assert not torch.equal(again.walls, other.walls)
 
 
 def test_drawing_leaves_the_cache_as_it_was_and_follows_its_generator():
     packed = maze.make_mazes(50, 8, seeded())
     before = packed.clone()
-    first, again, other = (maze.draw(packed, 8, 0.5, 20, "random", seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        maze.draw(packed, 8, 0.5, 20, "random", seeded(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(packed, before)
     assert all(map(torch.equal, first, again))
     assert not any(map(torch.equal, first, other))
@@ -298,7 +330,9 @@ def test_neighbours_are_the_cells_that_the_actions_lead_to(h, w):
     for action, (dy, dx) in enumerate(reference.STEPS):
         for y, x_ in np.ndindex(h, w):
             inside = 0 <= y + dy < h and 0 <= x_ + dx < w
-            assert ahead[action, y, x_].tolist() == (x[y + dy, x_ + dx].tolist() if inside else [-1] * 3)
+            assert ahead[action, y, x_].tolist() == (
+                x[y + dy, x_ + dx].tolist() if inside else [-1] * 3
+            )
 
 
 @pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (9, 2), (1, 6)])
@@ -306,8 +340,10 @@ def test_neighbours_are_the_cells_that_the_actions_lead_to(h, w):
 def test_windows_are_those_cut_out_of_a_padded_maze(h, w, radius):
     x = torch.randint(1, 1000, (h, w, 3), generator=seeded())
     rim = maze.padded(x, radius, -1)
-    assert (rim.numpy() == np.pad(x, [(radius, radius), (radius, radius), (0, 0)], constant_values=-1)).all()
-    windows = rim.flatten(0, 1)[maze.around(torch.arange(h * w).view(h, w), w, radius)]
+    assert (
+        rim.numpy() == np.pad(x, [(radius, radius), (radius, radius), (0, 0)], constant_values=-1)
+    ).all()
+    windows = rim.flatten(0, 1)[mapper.around(torch.arange(h * w).view(h, w), w, radius)]
     for cell in range(h * w):
         for i in range(3):
             wanted = reference.window(x[..., i].numpy(), cell, radius, -1)
@@ -325,7 +361,9 @@ def test_move_table_is_the_slow_step(h, w):
     cells = table.view(h * w, 5, b)
     for i, walls in enumerate(one_by_one(mazes.walls)):
         for cell in np.nonzero(~walls.flatten())[0]:
-            after = [reference.step(walls, int(mazes.goal[i]), int(cell), action) for action in range(4)]
+            after = [
+                reference.step(walls, int(mazes.goal[i]), int(cell), action) for action in range(4)
+            ]
             assert cells[cell, :, i].tolist() == after + [after[best[cell, i]]]
 
 
@@ -354,8 +392,9 @@ def test_bits_are_the_lanes(b):
     x = torch.rand(7, b, generator=seeded()) < 0.5
     words = maze.to_bits(x)
     assert words.shape == (7, -(-b // 64)) and words.dtype == torch.int64
-    assert torch.equal(maze.from_bits(words)[:, :b].bool(), x)
-    assert not maze.from_bits(words)[:, b:].any()
+    for h, w in (1, 6), (7, 0):  # of which from_waves leaves out the last column
+        cells = maze.from_waves(words, torch.zeros(h, w, b))
+        assert torch.equal(cells.bool(), x.view(h, w + 1, b)[:, :w])
 
 
 def test_dice_are_even():
@@ -363,9 +402,9 @@ def test_dice_are_even():
     assert dice.shape == (300, 1001) and torch.equal(dice, dice.round())
     for low, high in ((0, 4), (1, 4), (2, 4), (3, 4)):  # the four of a random number
         part = dice.flatten()[low::high].double()
-        assert -2 ** 15 <= part.min() < -2 ** 15 + 10 and 2 ** 15 - 10 < part.max() < 2 ** 15
-        assert abs(part.mean() + 0.5) < 5 * 2 ** 16 / 12 ** 0.5 / len(part) ** 0.5
-        counts = torch.bincount((part + 2 ** 15).long() // 2 ** 10, minlength=64)
+        assert -(2**15) <= part.min() < -(2**15) + 10 and 2**15 - 10 < part.max() < 2**15
+        assert abs(part.mean() + 0.5) < 5 * 2**16 / 12**0.5 / len(part) ** 0.5
+        counts = torch.bincount((part + 2**15).long() // 2**10, minlength=64)
         assert chisquare(counts.numpy()).pvalue > 1e-4
     assert abs(torch.corrcoef(dice.flatten()[:300_000].view(-1, 4).t()) - torch.eye(4)).max() < 0.02
 
@@ -375,7 +414,9 @@ def test_distances_along_a_long_corridor(side):
     """Also where a way is longer, and the maze greater, than the counts for small mazes could hold."""
     walls = reference.serpentine(side)
     corners = [0, side * side - 1]
-    fast = maze.distances(torch.from_numpy(np.stack([walls, walls], -1)), torch.tensor(corners)).numpy()
+    fast = maze.distances(
+        torch.from_numpy(np.stack([walls, walls], -1)), torch.tensor(corners)
+    ).numpy()
     for i, goal in enumerate(corners):
         wanted = reference.distances(walls, goal)
         assert wanted.max() == (side + 1) // 2 * side + side // 2 - 1
@@ -401,32 +442,38 @@ def texts(*sizes):
     for seed, (h, w) in enumerate(sizes):
         mazes = reference.random_mazes(20, h, w, seed)
         i = int((mazes.start != mazes.goal).nonzero()[0])
-        found.append(mazefile.FileMaze(mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i])))
+        found.append(
+            mazefile.FileMaze(mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i]))
+        )
     return found
 
 
-@pytest.mark.parametrize("between, end", [("\n\n", "\n"), ("\n\n\n\n", ""), ("\r\n\r\n", "\r\n\r\n")])
+@pytest.mark.parametrize(
+    "between, end", [("\n\n", "\n"), ("\n\n\n\n", ""), ("\r\n\r\n", "\r\n\r\n")]
+)
 @pytest.mark.parametrize("letter", [".", " "])
 def test_mazes_of_any_size_survive_being_written_and_read(tmp_path, between, end, letter):
     wanted = texts((4, 7), (1, 2), (16, 16), (5, 1), (4, 7))
-    text = between.join(mazefile.draw(one) for one in wanted).replace(".", letter)
+    text = between.join(solving.draw(one) for one in wanted).replace(".", letter)
     text = text.replace("\r\n", "\n").replace("\n", "\r\n") if "\r" in between else text
     (tmp_path / "mazes.txt").write_bytes(("\n" + text + end).encode())
     read = mazefile.read(str(tmp_path / "mazes.txt"))
     assert len(read) == len(wanted)
     for one, other in zip(read, wanted):
-        assert (one.walls == other.walls).all() and one.start == other.start and one.goal == other.goal
+        assert (
+            (one.walls == other.walls).all() and one.start == other.start and one.goal == other.goal
+        )
 
 
 def test_format_shows_the_walk_between_start_and_goal():
     one = mazefile.FileMaze(np.array([[0, 0, 1], [1, 0, 0]], bool), 0, 5)
-    assert mazefile.draw(one) == "S.#\n#.G"
-    assert mazefile.draw(one, [0, 1, 4, 5]) == "S*#\n#*G"
+    assert solving.draw(one) == "S.#\n#.G"
+    assert solving.draw(one, [0, 1, 4, 5]) == "S*#\n#*G"
 
 
 def test_stack_keeps_every_maze():
     wanted = texts((4, 6), (4, 6), (4, 6))
-    mazes = mazefile.stack(wanted)
+    mazes = solving.stack(wanted)
     assert mazes.walls.shape == (4, 6, 3)
     for i, one in enumerate(wanted):
         assert (mazes.walls[..., i].numpy() == one.walls).all()
@@ -434,10 +481,17 @@ def test_stack_keeps_every_maze():
 
 
 MALFORMED = [
-    ("#.G\n...\n", "line 1", "no start"), ("S..\n...\n", "line 1", "no goal"), ("S.G\n\n\nS..\n", "line 4", "no goal"),
-    ("S.G\n..G\n", "line 2", "second goal"), ("SS\n.G\n", "line 1", "second start"), ("S.G\n.x.\n", "line 2", "'x'"),
-    ("S.G\n\tab", "line 2", "'\\t'"), ("S.G\n..\n", "line 2", "2 characters"), ("S.G\n\nS.\n..G\n", "line 4", "3 characters"),
-    ("", "mazes.txt", "no maze"), ("\n\n\n", "mazes.txt", "no maze"),
+    ("#.G\n...\n", "line 1", "no start"),
+    ("S..\n...\n", "line 1", "no goal"),
+    ("S.G\n\n\nS..\n", "line 4", "no goal"),
+    ("S.G\n..G\n", "line 2", "second goal"),
+    ("SS\n.G\n", "line 1", "second start"),
+    ("S.G\n.x.\n", "line 2", "'x'"),
+    ("S.G\n\tab", "line 2", "'\\t'"),
+    ("S.G\n..\n", "line 2", "2 characters"),
+    ("S.G\n\nS.\n..G\n", "line 4", "3 characters"),
+    ("", "mazes.txt", "no maze"),
+    ("\n\n\n", "mazes.txt", "no maze"),
 ]
 
 
@@ -446,7 +500,9 @@ def test_malformed_maze_file_is_refused_with_its_line(tmp_path, text, where, wha
     (tmp_path / "mazes.txt").write_text(text)
     with pytest.raises(UserError) as error:
         mazefile.read(str(tmp_path / "mazes.txt"))
-    assert where in str(error.value) and what in str(error.value) and "mazes.txt" in str(error.value)
+    assert (
+        where in str(error.value) and what in str(error.value) and "mazes.txt" in str(error.value)
+    )
 
 
 def test_binary_file_is_no_maze_file(tmp_path):

@@ -7,15 +7,15 @@ import pickle
 
 import numpy as np
 import pytest
+import reference
 import torch
 from scipy.stats import chisquare
 
 import main
 import maze
 import model
-import reference
 from maze import UserError
-from support import checkpoint, window
+from support import checkpoint, mapper, reward, window
 from support.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_checkpoint
 from support.replay import Replay
 
@@ -79,7 +79,7 @@ def exact_vin(gamma=0.5, kinds=2):
 def worth(thoughts):
     """What the cells are worth, without the rim: (H, W, B)."""
     r = thoughts.thinker.core.radius
-    return thoughts.worth.view(thoughts.shape)[r:thoughts.shape[0] - r, r:thoughts.shape[1] - r]
+    return thoughts.worth.view(thoughts.shape)[r : thoughts.shape[0] - r, r : thoughts.shape[1] - r]
 
 
 def with_value(n):
@@ -347,8 +347,10 @@ def test_vin_mixes_what_the_cell_and_the_next_one_are_worth_by_p(precise):
     q, clipped = core(x), [0, 0]
     for i in range(50):
         seen = x[:2, :, :, i].flatten().tolist()
-        hidden = [max(0.0, b + sum(a * s for a, s in zip(row, seen)))
-                  for row, b in zip(first.weight.tolist(), first.bias.tolist())]
+        hidden = [
+            max(0.0, b + sum(a * s for a, s in zip(row, seen)))
+            for row, b in zip(first.weight.tolist(), first.bias.tolist())
+        ]
         for action, (dy, dx) in enumerate(reference.STEPS):
             row, b = second.weight[action].tolist(), second.bias[action].item()
             p = 0.5 + (b + sum(a * s for a, s in zip(row, hidden))) / 6
@@ -401,7 +403,7 @@ def test_on_every_second_step_only_what_is_worth_more_than_the_own_cell_is_seen(
     following = torch.randint(-4, 5, (steps - 1, b), generator=seeded(4), dtype=torch.int32)
     following[3] = model.NO_VALUE
     before = patch.clone(), following.clone()
-    seen, found = model.as_seen(torch.cat([patch, kind][:kinds - 1]), following, network)
+    seen, found = model.as_seen(torch.cat([patch, kind][: kinds - 1]), following, network)
     assert torch.equal(patch, before[0]) and torch.equal(following, before[1])
     assert torch.equal(seen[cells:], kind[:, :, :] if kinds == 3 else kind[:0])
     for t, i in np.ndindex(steps, b):
@@ -450,7 +452,7 @@ def window_agent(memory, radius=1, compass=True, width=16, late=False, **setting
     if memory == "map":
         lively(network.thinker)
         if not late:
-            network.begin = lambda mazes, learning=False: window.Map(network, mazes, False)
+            network.begin = lambda mazes, learning=False: mapper.Map(network, mazes, False)
     else:  # an agent that doesn't do the same everywhere
         torch.nn.init.normal_(network.leave.weight, std=2.0)
     return network
@@ -545,7 +547,10 @@ def test_walls_outside_of_all_windows_change_nothing(memory, radius):
         other[..., b] ^= ~seen & (torch.rand(9, 9, generator=dice) < 0.5)
         seen.view(-1)[episodes.cells[:, b]] = False
         inside[..., b] ^= seen
-    q, same, changed = (step_by_step(network, mazes._replace(walls=walls), episodes.cells) for walls in (mazes.walls, other, inside))
+    q, same, changed = (
+        step_by_step(network, mazes._replace(walls=walls), episodes.cells)
+        for walls in (mazes.walls, other, inside)
+    )
     assert not torch.equal(other, mazes.walls)
     assert torch.equal(q, same)
     assert not torch.allclose(q, changed)
@@ -560,7 +565,10 @@ def test_place_in_the_maze_is_not_seen(memory, compass):
     walls = torch.ones(12, 11, 30, dtype=torch.bool)
     walls[3:10, 4:10] = mazes.walls
     moved = maze.Mazes(walls, move(mazes.goal), move(mazes.start))
-    assert torch.equal(step_by_step(network, moved, move(episodes.cells)), step_by_step(network, mazes, episodes.cells))
+    assert torch.equal(
+        step_by_step(network, moved, move(episodes.cells)),
+        step_by_step(network, mazes, episodes.cells),
+    )
 
 
 @pytest.mark.parametrize("memory", ["none", "trail", "gru"])
@@ -568,13 +576,23 @@ def test_without_a_compass_a_goal_out_of_sight_is_nowhere(memory):
     _, episodes, _ = explored("none", steps=8, h=9, w=9)
     mazes, other = episodes.mazes, episodes.mazes.goal.clone()
     for b in range(30):
-        unseen = ~reference.in_windows((9, 9), episodes.cells[:, b].tolist() + [int(mazes.goal[b])], 1)
+        unseen = ~reference.in_windows(
+            (9, 9), episodes.cells[:, b].tolist() + [int(mazes.goal[b])], 1
+        )
         other[b] = int(np.nonzero(unseen.flatten())[0][b % unseen.sum()])
-    away = torch.tensor([not reference.in_windows((9, 9), episodes.cells[:, b], 1).flat[int(mazes.goal[b])] for b in range(30)])
+    away = torch.tensor(
+        [
+            not reference.in_windows((9, 9), episodes.cells[:, b], 1).flat[int(mazes.goal[b])]
+            for b in range(30)
+        ]
+    )
     assert 5 < away.sum() < 30
     for compass in (True, False):
         network = window_agent(memory, compass=compass)
-        q, moved = (step_by_step(network, mazes._replace(goal=goal), episodes.cells) for goal in (mazes.goal, other))
+        q, moved = (
+            step_by_step(network, mazes._replace(goal=goal), episodes.cells)
+            for goal in (mazes.goal, other)
+        )
         same = (q == moved).flatten(0, 1).all(0)
         assert not same.any() if compass else torch.equal(same, away)
 
@@ -583,12 +601,20 @@ def test_what_is_seen_is_the_window_the_goal_and_the_way_to_it():
     network, episodes, (seen,) = explored("none", radius=2)
     assert seen.shape == (54, 21, 30)
     for t, b in np.ndindex(21, 30):
-        walls, goal, cell = episodes.mazes.walls[..., b].numpy(), int(episodes.mazes.goal[b]), int(episodes.cells[t, b])
+        walls, goal, cell = (
+            episodes.mazes.walls[..., b].numpy(),
+            int(episodes.mazes.goal[b]),
+            int(episodes.cells[t, b]),
+        )
         there = np.zeros_like(walls)
         there.flat[goal] = True
         way = np.array([goal // 6 - cell // 6, goal % 6 - cell % 6])
-        wanted = [reference.window(walls, cell, 2).flatten(), reference.window(there, cell, 2, False).flatten(),
-                  way / 16, way / max(1, np.hypot(*way))]
+        wanted = [
+            reference.window(walls, cell, 2).flatten(),
+            reference.window(there, cell, 2, False).flatten(),
+            way / 16,
+            way / max(1, np.hypot(*way)),
+        ]
         assert seen[:, t, b].tolist() == pytest.approx(np.concatenate(wanted), abs=1e-6)
 
 
@@ -600,19 +626,30 @@ def test_trail_is_how_often_and_how_lately_each_cell_in_sight_was_visited():
         for t, cell in enumerate(episodes.cells[:, b].tolist()):
             times.flat[cell] += 1
             last.flat[cell] = t
-            wanted = [reference.window(np.minimum(1, times / 4), cell, 1, 0), reference.window(0.9 ** (t - last), cell, 1, 0)]
+            wanted = [
+                reference.window(np.minimum(1, times / 4), cell, 1, 0),
+                reference.window(0.9 ** (t - last), cell, 1, 0),
+            ]
             assert seen[18:36, t, b].tolist() == pytest.approx(np.stack(wanted).flatten(), abs=1e-6)
 
 
 HISTORIES = dict(far=[0, 40], farther=[8, 40], near=[39, 40], twice=[40, 40])
 
 
-@pytest.mark.parametrize("memory, unlike", [("none", []), ("trail", ["near", "twice"]), ("gru", ["farther", "near", "twice"])])
+@pytest.mark.parametrize(
+    "memory, unlike",
+    [("none", []), ("trail", ["near", "twice"]), ("gru", ["farther", "near", "twice"])],
+)
 def test_what_was_seen_before_counts_as_far_as_it_is_remembered(memory, unlike):
     """In an open hall, with the goal in the corner."""
-    mazes = maze.Mazes(torch.zeros(9, 9, 1, dtype=torch.bool), torch.tensor([80]), torch.tensor([0]))
+    mazes = maze.Mazes(
+        torch.zeros(9, 9, 1, dtype=torch.bool), torch.tensor([80]), torch.tensor([0])
+    )
     network = window_agent(memory)
-    q = {name: step_by_step(network, mazes, torch.tensor(cells)[:, None])[:, -1] for name, cells in HISTORIES.items()}
+    q = {
+        name: step_by_step(network, mazes, torch.tensor(cells)[:, None])[:, -1]
+        for name, cells in HISTORIES.items()
+    }
     assert [name for name in q if not torch.equal(q[name], q["far"])] == unlike
 
 
@@ -620,7 +657,9 @@ def test_batch_mates_do_not_share_a_memory():
     for memory in MEMORIES:
         network, episodes, _ = explored(memory)
         alone = step_by_step(network, episodes.mazes.select(slice(4, 5)), episodes.cells[:, 4:5])
-        assert torch.allclose(alone, step_by_step(network, episodes.mazes, episodes.cells)[..., 4:5], atol=1e-5)
+        assert torch.allclose(
+            alone, step_by_step(network, episodes.mazes, episodes.cells)[..., 4:5], atol=1e-5
+        )
 
 
 # The map
@@ -631,7 +670,7 @@ def known_maps(episodes, radius):
     shape = episodes.mazes.walls.shape
     maps = np.full((len(episodes.cells), *shape), 2)
     for t, b in np.ndindex(*episodes.cells.shape):
-        seen = reference.in_windows(shape[:2], episodes.cells[:t + 1, b], radius)
+        seen = reference.in_windows(shape[:2], episodes.cells[: t + 1, b], radius)
         maps[t, ..., b][seen] = episodes.mazes.walls[..., b].numpy()[seen]
     return torch.from_numpy(maps)
 
@@ -682,9 +721,14 @@ def test_learning_shows_every_second_agent_the_map_that_it_had_eight_steps_ago(p
         own = values.get((y, x), -math.inf) if (t + b) % 2 == 0 else -math.inf
         around = [(y + dy - 1, x + dx - 1) for dy, dx in np.ndindex(3, 3)]
         kinds = [reference.kind_at(maps[then, ..., b].numpy(), *place) for place in around]
-        shown = [model.NO_CELL if kind == model.WALL else
-                 values[place] if values.get(place, -math.inf) > own else model.NO_VALUE
-                 for kind, place in zip(kinds, around)]
+        shown = [
+            model.NO_CELL
+            if kind == model.WALL
+            else values[place]
+            if values.get(place, -math.inf) > own
+            else model.NO_VALUE
+            for kind, place in zip(kinds, around)
+        ]
         if not learning and (t + b) % 2 == 0:  # what is hidden matters to learning only
             continue
         assert patch[:, t, b].tolist() == shown + kinds
@@ -724,7 +768,9 @@ def test_reward_is_what_a_slow_count_says(monkeypatch, shaping, novelty):
         paid += [0.0] * (12 - len(paid))  # nothing, once the goal is reached
         assert episodes.reward[:, b].tolist() == pytest.approx(paid, abs=1e-6)
         phi = reference.potential(walls, goal, 0.9, shaping)
-        assert episodes.potential[:, b].tolist() == pytest.approx([phi[cell] for cell in cells], abs=1e-6)
+        assert episodes.potential[:, b].tolist() == pytest.approx(
+            [phi[cell] for cell in cells], abs=1e-6
+        )
         if cells[-1] == goal:
             ended += 1
             assert episodes.potential[-1, b] == 0
@@ -740,36 +786,44 @@ def test_shaping_pays_a_whole_walk_no_more_than_where_it_began_and_ended(monkeyp
     alive = ~reached[:-1]
     extra = (episodes.reward - reached[1:].float()) * alive * 0.9 ** torch.arange(12)[:, None]
     steps = alive.sum(0)
-    end = episodes.potential.gather(0, steps[None])[0] * 0.9 ** steps
+    end = episodes.potential.gather(0, steps[None])[0] * 0.9**steps
     assert torch.allclose(extra.sum(0), end - episodes.potential[0], atol=1e-6)
     assert (end[reached[-1]] == 0).all() and (end[~reached[-1]] > 0).any()
 
 
-def test_whatever_the_potential_it_is_nothing_in_the_goal():
+def test_whatever_the_potential_it_is_nothing_in_the_goal(monkeypatch):
     episodes, _ = random_episodes()
     phi = torch.rand(6, 6, 40, generator=seeded(8)) + 1
-    reward, potential = model.pay(episodes.mazes, episodes.cells, phi, 0.9)
+    monkeypatch.setattr(reward, "potential", lambda *_: phi)
+    monkeypatch.setattr(main, "GAMMA", 0.9)
+    monkeypatch.setattr(main, "SHAPING", "oracle")
+    paid, potential = main.with_reward(*episodes[:3])[3:]
     for b, goal in enumerate(episodes.mazes.goal.tolist()):
         cells = episodes.cells[:, b].tolist()
         here = [0.0 if cell == goal else phi[cell // 6, cell % 6, b].item() for cell in cells]
         assert potential[:, b].tolist() == pytest.approx(here)
         for t in range(cells.index(goal) if goal in cells else 12):
-            assert reward[t, b].item() == pytest.approx((cells[t + 1] == goal) + 0.9 * here[t + 1] - here[t], abs=1e-5)
+            assert paid[t, b].item() == pytest.approx(
+                (cells[t + 1] == goal) + 0.9 * here[t + 1] - here[t], abs=1e-5
+            )
 
 
-def test_walking_to_and_fro_earns_nothing_more():
+def test_walking_to_and_fro_earns_nothing_more(monkeypatch):
+    monkeypatch.setattr(main, "NOVELTY", 0.25)
     mazes = reference.corridor(9, 4, 8)
     cells = torch.tensor([4, 5, 4, 5, 4, 3, 4, 4, 3, 2, 3])[:, None]
-    reward, _ = model.pay(mazes, cells, novelty=0.25)
-    assert reward[:, 0].tolist() == [0.25, 0, 0, 0, 0.25, 0, 0, 0, 0.25, 0]
+    paid = main.with_reward(mazes, cells, None).reward
+    assert paid[:, 0].tolist() == [0.25, 0, 0, 0, 0.25, 0, 0, 0, 0.25, 0]
 
 
 @pytest.mark.parametrize("epsilon", [0.3, 1.0])
-def test_novelty_is_paid_for_each_other_cell_once(epsilon):
+def test_novelty_is_paid_for_each_other_cell_once(monkeypatch, epsilon):
+    monkeypatch.setattr(main, "NOVELTY", 0.125)
     episodes, _ = random_episodes(epsilon=epsilon, steps=30, b=60)
-    reward, _ = model.pay(episodes.mazes, episodes.cells, novelty=0.125)
     alive = episodes.cells[:-1] != episodes.mazes.goal
-    earned = ((reward - (episodes.cells[1:] == episodes.mazes.goal).float()) * alive).sum(0)
+    earned = ((episodes.reward - (episodes.cells[1:] == episodes.mazes.goal).float()) * alive).sum(
+        0
+    )
     visited = [len(set(cells)) for cells in episodes.cells.t().tolist()]
     assert earned.tolist() == [0.125 * (cells - 1) for cells in visited]
 
@@ -792,7 +846,9 @@ def test_q_lambda_targets_are_those_of_the_definition(lam, steps):
     fast = model.q_lambda_targets(reward, done, value, greedy, 0.9, lam)
     for b in range(30):
         columns = [x[:, b].double().tolist() for x in (reward, done, value, greedy)]
-        assert fast[:, b].tolist() == pytest.approx(reference.lambda_targets(*columns, 0.9, lam), abs=1e-5)
+        assert fast[:, b].tolist() == pytest.approx(
+            reference.lambda_targets(*columns, 0.9, lam), abs=1e-5
+        )
 
 
 def test_rescaled_targets_are_those_of_the_definition_in_the_units_of_each_step(precise):
@@ -1088,7 +1144,9 @@ def filled(n, alpha, seed=0):
     order = torch.randperm(n, generator=seeded(seed))
     for part in order.chunk(3):
         replay.learn(part, error[:, part])
-    return replay, 0.9 * error.abs().max(0).values.double().numpy() + 0.1 * error.abs().double().numpy().mean(0)
+    return replay, 0.9 * error.abs().max(
+        0
+    ).values.double().numpy() + 0.1 * error.abs().double().numpy().mean(0)
 
 
 @pytest.mark.parametrize("sizes", [[20, 20, 20], [50, 1], [30, 30, 30, 30], [7] * 16])
@@ -1127,16 +1185,18 @@ def test_replay_samples_by_the_power_of_the_priority(alpha):
     replay, priority = filled(50, alpha)
     _, cells, _, index, _ = replay.sample(50_000, seeded())
     assert numbers(cells) == index.tolist()
-    share = priority ** alpha / (priority ** alpha).sum()
+    share = priority**alpha / (priority**alpha).sum()
     assert share.max() > 2 * share.min()
     assert chisquare(np.bincount(index, minlength=50), 50_000 * share).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("alpha, beta", [(0.6, 0.0), (0.6, 0.4), (1.0, 0.7), (0.3, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    "alpha, beta", [(0.6, 0.0), (0.6, 0.4), (1.0, 0.7), (0.3, 1.0), (1.0, 1.0)]
+)
 def test_replay_weights_make_up_for_the_sampling(alpha, beta):
     replay, priority = filled(50, alpha)
     _, _, _, index, weight = replay.sample(20_000, seeded(), beta)
-    share = priority ** alpha / (priority ** alpha).sum()
+    share = priority**alpha / (priority**alpha).sum()
     wanted = (50 * share) ** -beta
     assert len(set(index.tolist())) == 50
     assert weight.numpy() == pytest.approx(wanted[index] / wanted.max(), rel=1e-3)
@@ -1144,7 +1204,9 @@ def test_replay_weights_make_up_for_the_sampling(alpha, beta):
         of_episode = np.zeros(50)
         of_episode[index] = weight
         for x in np.random.default_rng(0).random((20, 50)):
-            assert (share * of_episode * x).sum() / x.mean() == pytest.approx(1 / wanted.max(), rel=1e-3)
+            assert (share * of_episode * x).sum() / x.mean() == pytest.approx(
+                1 / wanted.max(), rel=1e-3
+            )
 
 
 def test_replay_weights_are_relative_to_the_greatest_in_the_sample():
@@ -1188,7 +1250,9 @@ def test_replay_goes_on_from_its_state():
     again.restore(replay.state())
     for first in (70, 100):
         samples = [one.sample(300, seeded(first), 0.5) for one in (replay, again)]
-        assert all(map(torch.equal, samples[0][0], samples[1][0])) and all(map(torch.equal, samples[0][1:], samples[1][1:]))
+        assert all(map(torch.equal, samples[0][0], samples[1][0])) and all(
+            map(torch.equal, samples[0][1:], samples[1][1:])
+        )
         for one in (replay, again):
             one.learn(torch.arange(30), torch.rand(5, 30, generator=seeded(first)))
             one.add(*numbered(first, 30))
@@ -1262,9 +1326,14 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda trap: trap, lambda trap: [trap],
-    lambda trap: dict(format=CHECKPOINT_FORMAT, config=trap, weights={})])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda trap: trap,
+        lambda trap: [trap],
+        lambda trap: dict(format=CHECKPOINT_FORMAT, config=trap, weights={}),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("to_bytes", [torch_bytes, pickle.dumps])
 @pytest.mark.parametrize("seal", [sealed, bytes])
@@ -1281,18 +1350,32 @@ def test_cut_off_checkpoint_is_refused(path):
     for keep in range(0, len(whole), 41):
         refused(path, whole[:keep])
         if keep % 5 == 0:
-            refused(path, sealed(whole[32:32 + keep]))
+            refused(path, sealed(whole[32 : 32 + keep]))
 
 
 def test_damaged_byte_in_a_checkpoint_is_noticed(path):
     save_checkpoint(path, thinker("vin"), CONFIG)
     whole = open(path, "rb").read()
     for place in range(0, len(whole), 29):
-        refused(path, whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1:])
+        refused(path, whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
 
 
-GARBAGE = [b"", b"P", b"PK\x03\x04", b"PK\x05\x06", b"hello\n", b"\x80\x02.", b"\x80\x02K\x01Q.", b"X\x01", b"\x80\x02X\x01",
-           b"\x80\x02J\x01.", b"G\x00.", b"\x89PNG\r\n\x1a\n" + bytes(90), bytes(1000), bytes(range(256))]
+GARBAGE = [
+    b"",
+    b"P",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"hello\n",
+    b"\x80\x02.",
+    b"\x80\x02K\x01Q.",
+    b"X\x01",
+    b"\x80\x02X\x01",
+    b"\x80\x02J\x01.",
+    b"G\x00.",
+    b"\x89PNG\r\n\x1a\n" + bytes(90),
+    bytes(1000),
+    bytes(range(256)),
+]
 
 
 @pytest.mark.parametrize("content", GARBAGE)
@@ -1304,22 +1387,48 @@ def test_file_that_is_no_checkpoint_is_refused(path, content, seal):
 CONFIG = main.config() | dict(MODEL="vin", GRID=8, WIDTH=8)
 WEIGHTS = thinker("vin").state_dict()
 RIGHT = dict(format=CHECKPOINT_FORMAT, config=CONFIG, weights=WEIGHTS, progress={})
-FOREIGN = [None, 3, [], {}, "text", torch.ones(3), dict(format=CHECKPOINT_FORMAT),
-           dict(format=CHECKPOINT_FORMAT, config={}),
-           {name: value for name, value in RIGHT.items() if name != "progress"},
-           *[RIGHT | dict(weights=weights)
-             for weights in (None, {}, dict(a=1))],
-           *[RIGHT | dict(config=config)
-             for config in ([], CONFIG | dict(MODEL="none"), CONFIG | dict(VISION="far"),
-                            CONFIG | dict(LOOKS=-1),
-                            *[CONFIG | dict(WIDTH=width) for width in (-3, "wide", 10 ** 12)])]]
+FOREIGN = [
+    None,
+    3,
+    [],
+    {},
+    "text",
+    torch.ones(3),
+    dict(format=CHECKPOINT_FORMAT),
+    dict(format=CHECKPOINT_FORMAT, config={}),
+    {name: value for name, value in RIGHT.items() if name != "progress"},
+    *[RIGHT | dict(weights=weights) for weights in (None, {}, dict(a=1))],
+    *[
+        RIGHT | dict(config=config)
+        for config in (
+            [],
+            CONFIG | dict(MODEL="none"),
+            CONFIG | dict(VISION="far"),
+            CONFIG | dict(LOOKS=-1),
+            *[CONFIG | dict(WIDTH=width) for width in (-3, "wide", 10**12)],
+        )
+    ],
+]
 
 
-@pytest.mark.parametrize("changed, named", [
-    (dict(weights=thinker("cnn").state_dict()), "core.first.weight is missing now and (8, 18) in"),
-    (dict(weights=thinker("vin", width=7).state_dict()), "core.p.weight is (4, 8) now and (4, 7) in"),
-    (dict(weights=WEIGHTS | dict(extra=torch.ones(1))), "extra is missing now and (1,) in the file"),
-    (dict(config=CONFIG | dict(VISION=2)), "enter.weight")])
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        (
+            dict(weights=thinker("cnn").state_dict()),
+            "core.first.weight is missing now and (8, 18) in",
+        ),
+        (
+            dict(weights=thinker("vin", width=7).state_dict()),
+            "core.p.weight is (4, 8) now and (4, 7) in",
+        ),
+        (
+            dict(weights=WEIGHTS | dict(extra=torch.ones(1))),
+            "extra is missing now and (1,) in the file",
+        ),
+        (dict(config=CONFIG | dict(VISION=2)), "enter.weight"),
+    ],
+)
 def test_checkpoint_of_a_network_that_was_changed_since_says_what_differs(path, changed, named):
     with open(path, "wb") as file:
         file.write(sealed(torch_bytes(RIGHT | changed)))

@@ -1,20 +1,27 @@
 """Runs that are shared out among processes, as torchrun starts them."""
+
 import os
 import signal
 import socket
 
 import pytest
 import torch
+from test_runs import Forked, quick, runs, small  # noqa: F401
 
 import main
-from support import run
+from support import processes
 from support.checkpoint import load_checkpoint
 from support.window import build
-from test_runs import Forked, quick, runs, small  # noqa: F401
 
 if not torch.distributed.is_available():
     pytest.skip("this torch can't join processes", allow_module_level=True)
-SETTINGS = "NUM_EPISODES=320", "EPSILON=0.0", "CURRICULUM=linear", "EVAL_EVERY=3", "HUBER=10.0"  # a loss that does not magnify rounding
+SETTINGS = (
+    "NUM_EPISODES=320",
+    "EPSILON=0.0",
+    "CURRICULUM=linear",
+    "EVAL_EVERY=3",
+    "HUBER=10.0",
+)  # a loss that does not magnify rounding
 
 
 @pytest.fixture
@@ -24,7 +31,9 @@ def same_mazes(quick, monkeypatch):  # noqa: F811
 
     def shared(cache, n, level, generator):
         batch.append(main.WORLD)
-        mazes = draw(cache, n * main.WORLD, level, torch.Generator().manual_seed(batch.count(main.WORLD)))
+        mazes = draw(
+            cache, n * main.WORLD, level, torch.Generator().manual_seed(batch.count(main.WORLD))
+        )
         # To each its share of every update, an even one: else other steps are learned as at first.
         share = torch.arange(n * main.WORLD).view(main.UPDATES, main.WORLD, -1)[:, main.RANK]
         return mazes.select(share.flatten())
@@ -33,38 +42,45 @@ def same_mazes(quick, monkeypatch):  # noqa: F811
     return quick
 
 
-def processes(folder, world, *settings):
+def processes_of(folder, world, *settings):
     """The processes of one run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
 
     def join(rank):
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
-        run.RANK, run.WORLD = main.RANK, main.WORLD = rank, world
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world)
+        )
+        processes.RANK, processes.WORLD = main.RANK, main.WORLD = rank, world
 
-    return [Forked(folder, *SETTINGS, *settings, prepare=lambda rank=rank: join(rank)) for rank in range(world)]
+    return [
+        Forked(folder, *SETTINGS, *settings, prepare=lambda rank=rank: join(rank))
+        for rank in range(world)
+    ]
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_learn_together_what_one_learns_alone(same_mazes, world):
     assert runs(same_mazes / "alone", *SETTINGS) == 0
-    for process in processes(same_mazes / "shared", world):
+    for process in processes_of(same_mazes / "shared", world):
         status, said = process.end()
         assert status == 0, said
     (alone, _, one), (shared, _, many) = (
-        load_checkpoint(f"{same_mazes}/{name}/checkpoint.pt", "cpu")
-        for name in ("alone", "shared"))
+        load_checkpoint(f"{same_mazes}/{name}/checkpoint.pt", "cpu") for name in ("alone", "shared")
+    )
     fresh = build(main.config())
     for a, b, c in zip(alone.parameters(), shared.parameters(), fresh.parameters()):
         assert torch.allclose(a, b, atol=1e-4) and (a - c).abs().max() > 1e-3
     assert one["env_steps"] == many["env_steps"] and one["batch"] == many["batch"] == 10
-    assert [row["loss"] for row in one["history"]] == pytest.approx([row["loss"] for row in many["history"]], rel=1e-3)
+    assert [row["loss"] for row in one["history"]] == pytest.approx(
+        [row["loss"] for row in many["history"]], rel=1e-3
+    )
 
 
 def test_a_process_that_dies_ends_the_run_in_one_line(same_mazes):
-    first, second = processes(same_mazes / "out", 2, "NUM_EPISODES=32000000", "EVAL_EVERY=1")
-    first.until("episodes")
+    first, second = processes_of(same_mazes / "out", 2, "NUM_EPISODES=32000000", "EVAL_EVERY=1")
+    first.until("level")
     second.signal(signal.SIGKILL)
     status, said = first.end()
     assert status == 2 and "RESUME=True" in said and "Traceback" not in said
@@ -73,8 +89,8 @@ def test_a_process_that_dies_ends_the_run_in_one_line(same_mazes):
 
 
 def test_a_signal_stops_all_processes_at_the_same_batch(same_mazes):
-    first, second = processes(same_mazes / "out", 2, "NUM_EPISODES=32000000", "EVAL_EVERY=1")
-    first.until("episodes")
+    first, second = processes_of(same_mazes / "out", 2, "NUM_EPISODES=32000000", "EVAL_EVERY=1")
+    first.until("level")
     second.signal(signal.SIGTERM)
     assert [process.end()[0] for process in (first, second)] == [0, 0]
 

@@ -1,4 +1,5 @@
 """Runs that end in other ways than by themselves: stopped, killed, out of disk or memory, and what is left of them."""
+
 import contextlib
 import csv
 import json
@@ -16,7 +17,7 @@ from PIL import Image
 
 import main
 import maze
-from support import pictures
+from support import gif, pictures
 from support.checkpoint import load_checkpoint, save_checkpoint
 
 if sys.platform != "linux":
@@ -30,22 +31,30 @@ TIMES = ("seconds", "seconds_to_99")
 @pytest.fixture
 def small(tiny, monkeypatch):
     """Constants for a run of 8 batches."""
-    for name, value in dict(NUM_EPISODES=256, BSZ=32, UPDATES=4, EVAL_MAZES=16, EVAL_SAMPLE=8, MAX_EP_LENGTH=12, MAZE_CACHE_SIZE=100).items():
+    for name, value in dict(
+        NUM_EPISODES=256,
+        BSZ=32,
+        UPDATES=4,
+        EVAL_MAZES=16,
+        EVAL_SAMPLE=8,
+        MAX_EP_LENGTH=12,
+        MAZE_CACHE_SIZE=100,
+    ).items():
         monkeypatch.setattr(main, name, value)
-    monkeypatch.setattr(main, "first_lines", lambda *_: "")
     return tiny
 
 
 @pytest.fixture
 def quick(small, monkeypatch):
     """The same in half a second: the plot is a single pixel, and there are no other pictures."""
+
     def pixel(*_):
         with maze.replacing(main.PLOT_FILE) as beside:
             Image.new("1", (1, 1)).save(beside, "png")
 
     monkeypatch.setattr(pictures, "course", pixel)
     monkeypatch.setattr(pictures, "walks", lambda *_: None)
-    monkeypatch.setattr(pictures, "thinking", lambda *_: None)
+    monkeypatch.setattr(gif, "thinking", lambda *_: None)
     return small
 
 
@@ -66,7 +75,9 @@ class Forked:
                 for standard in (1, 2):
                     os.dup2(theirs, standard)
                 sys.stdout, sys.stderr = (open(standard, "w", buffering=1) for standard in (1, 2))
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this
+                signal.signal(
+                    signal.SIGINT, signal.default_int_handler
+                )  # a shell's background jobs ignore it, and so would this
                 prepare()
                 status = runs(folder, *settings)
             except BaseException:
@@ -104,7 +115,7 @@ def slow_batch():
 @contextlib.contextmanager
 def at_batch(monkeypatch, number, action):
     """Runs `action` once, while the batch of this number, from 0, is under way."""
-    next_level, count = main.next_level, iter(range(10 ** 9))
+    next_level, count = main.next_level, iter(range(10**9))
 
     def counted(*arguments):
         if next(count) == number:
@@ -126,13 +137,27 @@ def left(folder):
     """What a run leaves, without the times."""
     network, settings, progress = load_checkpoint(f"{folder}/checkpoint.pt", "cpu")
     with open(f"{folder}/metrics.csv", newline="") as file:
-        rows = [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+        rows = [
+            {name: value for name, value in row.items() if name not in TIMES}
+            for row in csv.DictReader(file)
+        ]
     with open(f"{folder}/summary.json") as file:
         summary = {name: value for name, value in json.load(file).items() if name not in TIMES}
-    summary["config"] = {name: value for name, value in summary["config"].items() if name not in FREE}
+    summary["config"] = {
+        name: value for name, value in summary["config"].items() if name not in FREE
+    }
     weights = {name: value.clone() for name, value in network.state_dict().items()}
-    return dict(weights=weights, rows=rows, summary=summary, optimizer=progress["optimizer"], replay=progress["replay"],
-                generator=progress["generator"], level=progress["level"], env_steps=progress["env_steps"], early=progress["early"])
+    return dict(
+        weights=weights,
+        rows=rows,
+        summary=summary,
+        optimizer=progress["optimizer"],
+        replay=progress["replay"],
+        generator=progress["generator"],
+        level=progress["level"],
+        env_steps=progress["env_steps"],
+        early=progress["early"],
+    )
 
 
 def same(a, b):
@@ -152,7 +177,15 @@ def check_whole(folder):
     """Every file that a run has left is whole; returns the number of batches in the checkpoint, 0 where there is none."""
     batches, files = 0, {path.name: path for path in folder.iterdir()} if folder.exists() else {}
     unfinished = {name for name in files if name.endswith(".part")}
-    assert files.keys() - unfinished <= {"lock", "checkpoint.pt", "metrics.csv", "summary.json", "mazes.npz", "rollouts.png", "agent.gif"}
+    assert files.keys() - unfinished <= {
+        "lock",
+        "checkpoint.pt",
+        "metrics.csv",
+        "summary.json",
+        "mazes.npz",
+        "rollouts.png",
+        "agent.gif",
+    }
     if "checkpoint.pt" in files:
         network, settings, progress = load_checkpoint(str(files["checkpoint.pt"]), "cpu")
         batches = progress["batch"]
@@ -162,15 +195,24 @@ def check_whole(folder):
         text = files["metrics.csv"].read_text()
         header, *rows = csv.reader(text.splitlines())
         assert text.endswith("\n") and header[:2] == ["episodes", "env_steps"] and rows
-        assert all(len(row) == len(header) and all(np.isfinite(float(value)) for value in row) for row in rows)
+        assert all(
+            len(row) == len(header) and all(np.isfinite(float(value)) for value in row)
+            for row in rows
+        )
         assert batches > 0
     if "summary.json" in files:
         assert json.loads(files["summary.json"].read_text())["config"]["GRID"] == 8
     if "mazes.npz" in files:
         said = []
-        maze.load_cache(str(files["mazes.npz"]), main.MAZE_CACHE_SIZE, 8, main.SEED, say=said.append)
+        maze.load_cache(
+            str(files["mazes.npz"]), main.MAZE_CACHE_SIZE, 8, main.SEED, say=said.append
+        )
         assert not said
-    for path in (folder.with_name(folder.name + ".png"), folder / "rollouts.png", folder / "agent.gif"):
+    for path in (
+        folder.with_name(folder.name + ".png"),
+        folder / "rollouts.png",
+        folder / "agent.gif",
+    ):
         if path.exists():
             with Image.open(path) as picture:
                 picture.load()
@@ -180,16 +222,24 @@ def check_whole(folder):
 def one_line(capsys, *wanted):
     """What was said to stderr: one line, with all of `wanted` in it."""
     err = capsys.readouterr().err
-    assert len(err.splitlines()) == 1 and err.startswith("error: ") and all(str(text) in err for text in wanted), err
+    assert (
+        len(err.splitlines()) == 1
+        and err.startswith("error: ")
+        and all(str(text) in err for text in wanted)
+    ), err
 
 
 # Stopped, and resumed
 
 
-KINDS = ["MODEL=mlp", "MODEL=vin REPLAY=uniform REPLAY_SIZE=64",
-         "REPLAY=prioritized REPLAY_SIZE=100", "VISION=2 MEMORY=trail WIDTH=16",
-         "VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform",
-         "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=64 UPDATES=1 MAX_EP_LENGTH=4"]
+KINDS = [
+    "MODEL=mlp",
+    "MODEL=vin REPLAY=uniform REPLAY_SIZE=64",
+    "REPLAY=prioritized REPLAY_SIZE=100",
+    "VISION=2 MEMORY=trail WIDTH=16",
+    "VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform",
+    "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=64 UPDATES=1 MAX_EP_LENGTH=4",
+]
 
 
 @pytest.mark.parametrize("settings", KINDS)
@@ -223,7 +273,9 @@ def test_run_goes_on_for_more_episodes_than_it_was_started_with(quick):
     assert runs(quick / "out", "NUM_EPISODES=96") == 0
     assert runs(quick / "out", "NUM_EPISODES=256", "RESUME=True") == 0
     assert check_whole(quick / "out") == 8
-    assert [row["episodes"] for row in left(quick / "out")["rows"]] == [str(32 * i) for i in range(1, 9)]
+    assert [row["episodes"] for row in left(quick / "out")["rows"]] == [
+        str(32 * i) for i in range(1, 9)
+    ]
 
 
 def test_finished_run_that_is_resumed_is_finished_still(quick):
@@ -247,8 +299,20 @@ def test_nothing_to_resume_is_said(quick, capsys):
     one_line(capsys, "no checkpoint", quick / "out" / "checkpoint.pt")
 
 
-@pytest.mark.parametrize("changed", ["GAMMA=0.9", "MODEL=cnn", "WIDTH=3", "LOOKS=9", "SEED=1",
-                                     "BSZ=16", "GRID=9", "REPLAY=uniform", "DOUBLE=True"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "GAMMA=0.9",
+        "MODEL=cnn",
+        "WIDTH=3",
+        "LOOKS=9",
+        "SEED=1",
+        "BSZ=16",
+        "GRID=9",
+        "REPLAY=uniform",
+        "DOUBLE=True",
+    ],
+)
 def test_resuming_with_other_constants_is_refused(quick, capsys, changed):
     assert runs(quick / "out", "NUM_EPISODES=32") == 0
     before = (quick / "out" / "checkpoint.pt").read_bytes()
@@ -266,14 +330,27 @@ def test_signal_ends_a_run_after_its_batch_with_all_its_files(small, number):
     run.until("level")
     run.signal(number)
     status, said = run.end()
-    assert status == 0 and "stopping once this batch or evaluation is done; once more: at once" in said and "s in all" in said, said
+    assert (
+        status == 0
+        and "stopping once this batch or evaluation is done; once more: at once" in said
+        and "s in all" in said
+    ), said
     assert 1 <= check_whole(small / "out") < 1e6 / 64
-    assert {"summary.json", "metrics.csv", "rollouts.png", "agent.gif"} < {path.name for path in (small / "out").iterdir()}
+    assert {"summary.json", "metrics.csv", "rollouts.png", "agent.gif"} < {
+        path.name for path in (small / "out").iterdir()
+    }
     assert (small / "out.png").exists()
 
 
-@pytest.mark.parametrize("first, second, wanted", [(signal.SIGINT, signal.SIGINT, 2), (signal.SIGTERM, signal.SIGINT, 2),
-                                                   (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "first, second, wanted",
+    [
+        (signal.SIGINT, signal.SIGINT, 2),
+        (signal.SIGTERM, signal.SIGINT, 2),
+        (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM),
+    ],
+)
 def test_second_signal_ends_a_run_at_once(quick, monkeypatch, first, second, wanted):
     with at_batch(monkeypatch, 3, slow_batch):
         run = Forked(quick / "out")
@@ -290,7 +367,9 @@ def test_second_signal_ends_a_run_at_once(quick, monkeypatch, first, second, wan
     assert runs(quick / "out", "RESUME=True") == 0
 
 
-def test_run_stopped_at_once_before_its_first_checkpoint_does_not_speak_of_one(quick, monkeypatch, capsys):
+def test_run_stopped_at_once_before_its_first_checkpoint_does_not_speak_of_one(
+    quick, monkeypatch, capsys
+):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -317,11 +396,15 @@ def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
     """Twenty-eight kills, of fresh and of resumed runs, and each run goes on from its checkpoint, if it had one yet."""
     chance, replace = random.Random(0), os.replace
 
-    def slowly(source, destination):  # a file is written, but not in its place yet, for a good part of the run
+    def slowly(
+        source, destination
+    ):  # a file is written, but not in its place yet, for a good part of the run
         time.sleep(0.002)
         replace(source, destination)
 
-    for name, value in dict(BSZ=8, UPDATES=1, EVAL_MAZES=4, EVAL_SAMPLE=4, MAX_EP_LENGTH=8, EVAL_EVERY=2).items():
+    for name, value in dict(
+        BSZ=8, UPDATES=1, EVAL_MAZES=4, EVAL_SAMPLE=4, MAX_EP_LENGTH=8, EVAL_EVERY=2
+    ).items():
         monkeypatch.setattr(main, name, value)
     began = time.perf_counter()
     assert Forked(quick / "measured", "NUM_EPISODES=48").end()[0] == 0
@@ -329,7 +412,12 @@ def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
     while kills < 28:
         folder = quick / f"out{kills // 4}"
         batches = check_whole(folder)
-        run = Forked(folder, f"NUM_EPISODES={8 * (batches + 6)}", f"RESUME={batches > 0}", prepare=lambda: setattr(os, "replace", slowly))
+        run = Forked(
+            folder,
+            f"NUM_EPISODES={8 * (batches + 6)}",
+            f"RESUME={batches > 0}",
+            prepare=lambda: setattr(os, "replace", slowly),
+        )
         time.sleep(chance.random() * usual)
         run.signal(signal.SIGKILL)
         kills += run.end()[0] == -signal.SIGKILL
@@ -350,16 +438,26 @@ def limited(size, then):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-SIZES = [(0, ["mazes.npz"]), (1000, ["mazes.npz"]), (10_000, ["checkpoint.pt"]), (40_000, ["rollouts.png", "out.png"])]
+SIZES = [
+    (0, ["mazes.npz"]),
+    (1000, ["mazes.npz"]),
+    (10_000, ["checkpoint.pt"]),
+    (40_000, ["rollouts.png", "out.png"]),
+]
 
 
 def test_kill_half_way_through_a_file_leaves_the_old_one(small):
     """A process that writes more than its limit is killed, with a file of as many bytes on the disk."""
     for size, names in SIZES:
         folder = small / (f"new{size}" if size < 2000 else "out")
-        run = Forked(folder, "EVAL_EVERY=8", "PLOT_EVERY=1000000", prepare=lambda: limited(size, signal.SIG_DFL))
+        run = Forked(
+            folder,
+            "EVAL_EVERY=8",
+            "PLOT_EVERY=1000000",
+            prepare=lambda: limited(size, signal.SIG_DFL),
+        )
         assert run.end()[0] == -signal.SIGXFSZ
-        part, = [*folder.glob("*.part"), *small.glob("*.part")]
+        (part,) = [*folder.glob("*.part"), *small.glob("*.part")]
         assert part.name.startswith(tuple(names)) and part.stat().st_size == size
         part.unlink()
         done = check_whole(folder)
@@ -378,7 +476,9 @@ def test_what_killed_runs_left_half_written_is_cleared_away(quick):
 # Two at once
 
 
-def test_second_run_in_one_folder_is_refused_and_a_later_one_is_not(quick, monkeypatch, digests, capsys):
+def test_second_run_in_one_folder_is_refused_and_a_later_one_is_not(
+    quick, monkeypatch, digests, capsys
+):
     with at_batch(monkeypatch, 3, slow_batch):
         run = Forked(quick / "out")
         run.until("now")
@@ -401,7 +501,12 @@ def test_full_disk_is_said_and_leaves_the_old_files(small):
     for size, names in SIZES:
         folder = small / ("new" if size < 2000 else "out")
         before = check_whole(folder)
-        run = Forked(folder, "NUM_EPISODES=96", f"RESUME={before > 0}", prepare=lambda: limited(size, signal.SIG_IGN))
+        run = Forked(
+            folder,
+            "NUM_EPISODES=96",
+            f"RESUME={before > 0}",
+            prepare=lambda: limited(size, signal.SIG_IGN),
+        )
         status, said = run.end()
         last = said.splitlines()[-1]
         assert status == 2 and "Traceback" not in said, said
@@ -416,7 +521,10 @@ def test_damaged_cache_is_made_again(tmp_path):
     path, chance = tmp_path / "mazes.npz", random.Random(0)
     mazes = maze.load_cache(str(path), 60, 8, 3, say=lambda *_: None)
     whole = path.read_bytes()
-    damaged = [whole[:size] for size in (0, 1, 30, 100, len(whole) - 1, *chance.sample(range(len(whole)), 30))]
+    damaged = [
+        whole[:size]
+        for size in (0, 1, 30, 100, len(whole) - 1, *chance.sample(range(len(whole)), 30))
+    ]
     for bit in chance.sample(range(8 * len(whole)), 200):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -436,7 +544,10 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
     assert runs(quick / "out", "NUM_EPISODES=32") == 0
     path, chance = quick / "out" / "checkpoint.pt", random.Random(0)
     whole = path.read_bytes()
-    damaged = [whole[:size] for size in (0, 1, 31, 32, 33, len(whole) - 1, *chance.sample(range(len(whole)), 60))] + [whole + b"0"]
+    damaged = [
+        whole[:size]
+        for size in (0, 1, 31, 32, 33, len(whole) - 1, *chance.sample(range(len(whole)), 60))
+    ] + [whole + b"0"]
     for bit in chance.sample(range(8 * len(whole)), 300):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -454,12 +565,16 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
 # Numbers that are not finite, memory that runs out
 
 
-@pytest.mark.parametrize("settings, value", [
-    ("MODEL=vin", "nan"), ("MODEL=cnn", "inf"), ("VISION=1 REPLAY=prioritized", "nan")])
+@pytest.mark.parametrize(
+    "settings, value",
+    [("MODEL=vin", "nan"), ("MODEL=cnn", "inf"), ("VISION=1 REPLAY=prioritized", "nan")],
+)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_loss_that_is_not_finite_stops_the_run_in_its_batch(quick, monkeypatch, capsys, value, when, settings):
+def test_loss_that_is_not_finite_stops_the_run_in_its_batch(
+    quick, monkeypatch, capsys, value, when, settings
+):
     """A weight goes astray before the first update of the fourth batch, or after the last one of the third, whose losses are all fine."""
-    update, count = main.update, iter(range(10 ** 9))
+    update, count = main.update, iter(range(10**9))
 
     def astray(online, *arguments):
         number = next(count)
@@ -478,16 +593,25 @@ def test_loss_that_is_not_finite_stops_the_run_in_its_batch(quick, monkeypatch, 
 
 
 OUT_OF_MEMORY = [
-    RuntimeError('[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can\'t allocate memory: you tried to allocate '
-                 '137438953472 bytes. Error code 12 (Cannot allocate memory)\n\nException raised from here:\nframe #0: <unknown>\n'),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory: you tried to allocate 137438953472 bytes."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+        "137438953472 bytes. Error code 12 (Cannot allocate memory)\n\nException raised from here:\nframe #0: <unknown>\n"
+    ),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:81] data. DefaultCPUAllocator: not enough memory: you tried to allocate 137438953472 bytes."
+    ),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 128.00 GiB."),
     RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
-    MemoryError(), np._core._exceptions._ArrayMemoryError((10 ** 6, 10 ** 6), np.dtype("uint8")),
+    MemoryError(),
+    np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype("uint8")),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=[f"{type(error).__name__}-{str(error)[:12]}" for error in OUT_OF_MEMORY])
+@pytest.mark.parametrize(
+    "error",
+    OUT_OF_MEMORY,
+    ids=[f"{type(error).__name__}-{str(error)[:12]}" for error in OUT_OF_MEMORY],
+)
 @pytest.mark.parametrize("where", ["maze.make_mazes", "rollout", "update", "report"])
 def test_memory_that_runs_out_is_said(quick, monkeypatch, capsys, error, where):
     def fails(*_):
@@ -503,14 +627,22 @@ def test_real_lack_of_memory_is_said(quick):
     def limit():
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2 ** 28,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2**28,) * 2)
 
     status, said = Forked(quick / "out", "BSZ=200_000_000", prepare=limit).end()
-    assert status == 2 and "Traceback" not in said and "BSZ (now 200000000)" in said.splitlines()[-1]
+    assert (
+        status == 2 and "Traceback" not in said and "BSZ (now 200000000)" in said.splitlines()[-1]
+    )
 
 
-@pytest.mark.parametrize("text", ["shape '[4]' is invalid", "CUDA error: an illegal memory access was encountered",
-                                  "required rank 4 tensor to use channels_last memory format"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shape '[4]' is invalid",
+        "CUDA error: an illegal memory access was encountered",
+        "required rank 4 tensor to use channels_last memory format",
+    ],
+)
 def test_other_errors_are_not_mistaken_for_a_lack_of_memory(quick, monkeypatch, text):
     def fails(*_):
         raise RuntimeError(text)

@@ -1,4 +1,5 @@
 """What a user might stumble over: combinations of settings, runs that replace runs, foreign files."""
+
 import itertools
 import json
 import random
@@ -6,22 +7,28 @@ import re
 
 import numpy as np
 import pytest
+import reference
 import torch
 from PIL import Image
+from test_runs import quick, runs, small  # noqa: F401
 
 import main
 import maze
-import model
-import reference
-from support import mazefile, pictures, run, settings
+from support import mazefile, metrics, pictures, processes, settings
 from support.checkpoint import load_checkpoint
-from test_runs import quick, runs, small  # noqa: F401
 
 VALUES = dict(
-    SHAPING=["none", "manhattan", "oracle"], NOVELTY=[0.0, 0.1], REPLAY=["off", "uniform", "prioritized"],
-    MEMORY=["none", "trail", "gru", "map"], VISION=[0, 1, 2], CURRICULUM=["off", "linear", "adaptive"],
-    MODEL=["mlp", "cnn", "attention", "vin"], GOAL=["random", "corner"], DOUBLE=[True, False],
-    LAMBDA=[0.0, 0.5, 1.0])
+    SHAPING=["none", "manhattan", "oracle"],
+    NOVELTY=[0.0, 0.1],
+    REPLAY=["off", "uniform", "prioritized"],
+    MEMORY=["none", "trail", "gru", "map"],
+    VISION=[0, 1, 2],
+    CURRICULUM=["off", "linear", "adaptive"],
+    MODEL=["mlp", "cnn", "attention", "vin"],
+    GOAL=["random", "corner"],
+    DOUBLE=[True, False],
+    LAMBDA=[0.0, 0.5, 1.0],
+)
 
 
 def allowed(values):
@@ -36,14 +43,20 @@ def allowed(values):
 def pairwise(seed=0):
     """Combinations in which every two values that can go together do, the greedy way."""
     chance, names = random.Random(seed), list(VALUES)
-    pairs = {frozenset([(a, x), (b, y)]) for a, b in itertools.combinations(names, 2)
-             for x in VALUES[a] for y in VALUES[b]}
+    pairs = {
+        frozenset([(a, x), (b, y)])
+        for a, b in itertools.combinations(names, 2)
+        for x in VALUES[a]
+        for y in VALUES[b]
+    }
     combinations = []
     for _ in range(400):
         tries = [{name: chance.choice(VALUES[name]) for name in names} for _ in range(60)]
         tries = [values for values in tries if allowed(values)]
-        new = [pairs & {frozenset(pair) for pair in itertools.combinations(values.items(), 2)}
-               for values in tries]
+        new = [
+            pairs & {frozenset(pair) for pair in itertools.combinations(values.items(), 2)}
+            for values in tries
+        ]
         best = max(range(len(tries)), key=lambda i: len(new[i]), default=None)
         if best is not None and new[best]:
             combinations.append(tries[best])
@@ -53,11 +66,21 @@ def pairwise(seed=0):
 
 @pytest.fixture
 def small_memory(quick, monkeypatch):  # noqa: F811
-    for name, value in dict(NUM_EPISODES=16, BSZ=8, UPDATES=2, MAX_EP_LENGTH=6, EVAL_MAZES=8, EVAL_EVERY=2,
-                            EVAL_SAMPLE=4, MAZE_CACHE_SIZE=20, REPLAY_SIZE=16, WIDTH=4).items():
+    for name, value in dict(
+        NUM_EPISODES=16,
+        BSZ=8,
+        UPDATES=2,
+        MAX_EP_LENGTH=6,
+        EVAL_MAZES=8,
+        EVAL_EVERY=2,
+        EVAL_SAMPLE=4,
+        MAZE_CACHE_SIZE=20,
+        REPLAY_SIZE=16,
+        WIDTH=4,
+    ).items():
         monkeypatch.setattr(main, name, value)
-    walls = maze.random_walls
-    monkeypatch.setattr(maze, "random_walls", lambda n, *more: walls(20, *more))
+    walls = metrics.random_walls
+    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(20, *more))
     return quick
 
 
@@ -93,7 +116,8 @@ def test_new_run_keeps_the_agent_of_the_last_one(quick, capsys):  # noqa: F811
 
 
 def test_run_that_is_stopped_before_its_first_checkpoint_is_not_taken_for_the_last_one(
-        quick, monkeypatch, capsys):  # noqa: F811
+    quick, monkeypatch, capsys
+):  # noqa: F811
     folder = quick / "out"
     assert runs(folder, "NUM_EPISODES=32") == 0
 
@@ -110,11 +134,20 @@ def test_run_that_is_stopped_before_its_first_checkpoint_is_not_taken_for_the_la
     assert (folder / "checkpoint.previous.pt").exists()
 
 
-@pytest.mark.parametrize("arguments, wanted", [
-    ([], "training_plot.png"), (["RESUME=True"], "training_plot.png"),
-    (["MODEL=vin"], "out/training_plot.png"), (["OUT_DIR=other"], "other/training_plot.png"),
-    (["SEED=1", "OUT_DIR=other"], "other/training_plot.png"), (["PLOT_FILE=here.png"], "here.png")])
-def test_only_a_run_with_the_constants_of_the_file_replaces_its_plot(monkeypatch, arguments, wanted):
+@pytest.mark.parametrize(
+    "arguments, wanted",
+    [
+        ([], "training_plot.png"),
+        (["RESUME=True"], "training_plot.png"),
+        (["MODEL=vin"], "out/training_plot.png"),
+        (["OUT_DIR=other"], "other/training_plot.png"),
+        (["SEED=1", "OUT_DIR=other"], "other/training_plot.png"),
+        (["PLOT_FILE=here.png"], "here.png"),
+    ],
+)
+def test_only_a_run_with_the_constants_of_the_file_replaces_its_plot(
+    monkeypatch, arguments, wanted
+):
     monkeypatch.setattr(main, "DEFAULTS", main.config())
     reference.override(arguments)
     assert main.plot_file() == wanted
@@ -124,18 +157,20 @@ def test_mazes_are_the_same_on_every_device_and_the_cache_of_another_is_used(tmp
     path, said = str(tmp_path / "mazes.npz"), []
     first = maze.load_cache(path, 20, 8, 3, "cpu", said.append)
     assert torch.equal(first, maze.make_mazes(20, 8, torch.Generator().manual_seed(3)))
-    assert torch.equal(maze.load_cache(path, 20, 8, 3, "cpu", said.append), first) and len(said) == 1
+    assert (
+        torch.equal(maze.load_cache(path, 20, 8, 3, "cpu", said.append), first) and len(said) == 1
+    )
 
 
 # Several processes
 
 
-def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monkeypatch):
-    monkeypatch.setattr(run, "WORLD", 2)
+def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "WORLD", 2)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_: None)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda *_: None)
     with pytest.raises(RuntimeError, match="shapes"):
-        with run.processes(torch.device("cpu")):
+        with processes.joined(str(tmp_path), torch.device("cpu")):
             torch.ones(2, 3) @ torch.ones(2, 3)
 
     def lost(x):
@@ -143,7 +178,7 @@ def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monke
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lost)
     with pytest.raises(maze.UserError, match="lost the others"):
-        run.all_reduce_sum(torch.ones(1))
+        processes.all_reduce_sum(torch.ones(1))
 
 
 def test_memory_of_several_processes_is_not_resumed():
@@ -156,8 +191,10 @@ def test_memory_of_several_processes_is_not_resumed():
 # Numbers
 
 
-@pytest.mark.parametrize("written, text, value", [
-    (0, "0.01", 0.01), (0, "1", 1), (1, "0.5", 0.5), (0.5, "1", 1.0), (3, "1e3", 1000)])
+@pytest.mark.parametrize(
+    "written, text, value",
+    [(0, "0.01", 0.01), (0, "1", 1), (1, "0.5", 0.5), (0.5, "1", 1.0), (3, "1e3", 1000)],
+)
 def test_a_number_may_have_a_fraction_however_it_is_written_in_the_file(written, text, value):
     found = settings.read(dict(NOVELTY=written), f"NOVELTY={text}")
     assert found == ("NOVELTY", value) and type(found[1]) is type(value)
@@ -173,7 +210,7 @@ def test_whole_numbers_are_asked_for_where_fractions_make_no_sense(name):
 def test_reward_is_paid_once():
     mazes = reference.corridor(5, 0, 2)
     cells = torch.tensor([0, 1, 2, 2, 2])[:, None]
-    assert model.pay(mazes, cells)[0][:, 0].tolist() == [0, 1, 0, 0]
+    assert main.with_reward(mazes, cells, None).reward[:, 0].tolist() == [0, 1, 0, 0]
 
 
 # Mazes from elsewhere
@@ -239,5 +276,9 @@ def test_solve_draws_what_it_prints(quick, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(pictures, "walks", lambda *found: drawn.append(found))
     assert main.main(["solve", str(quick / "maze.png"), f"OUT_DIR={folder}"]) == 0
     path, mazes, cells, *_ = drawn[0]
-    assert path == str(folder / "solved.png") and mazes.goal.tolist() == [15] and cells[0].tolist() == [0]
+    assert (
+        path == str(folder / "solved.png")
+        and mazes.goal.tolist() == [15]
+        and cells[0].tolist() == [0]
+    )
     assert json.loads((folder / "summary.json").read_text())["success"] <= 1

@@ -1,0 +1,118 @@
+"""The processes of a run: those that torchrun started, the lock of its folder, and signals."""
+
+import contextlib
+import os
+import signal
+
+import torch
+import torch.distributed
+
+from maze import UserError
+
+# Set by torchrun: which process this is, and of how many.
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def all_reduce_sum(x):
+    """x, in place, summed over the processes of the run."""
+    if WORLD > 1:
+        try:
+            torch.distributed.all_reduce(x)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            raise UserError(
+                f"process {RANK} of {WORLD} lost the others: one of them has ended. The "
+                "last checkpoint is whole: go on with RESUME=True"
+            ) from error
+    return x
+
+
+def any_of_them(asked: bool, device) -> bool:
+    """Whether this is true in any of the processes."""
+    if WORLD == 1:
+        return asked
+    return all_reduce_sum(torch.tensor(int(asked), device=device)).item() > 0
+
+
+def first_process_first(function):
+    """What function() returns, which the first process calls before the others do."""
+    result = function() if RANK == 0 else None
+    all_reduce_sum(torch.zeros(1))
+    return result if RANK == 0 else function()
+
+
+def seed_differently(generator, seed: int):
+    """Gives every process but the first random numbers of its own."""
+    if RANK:
+        generator.manual_seed((seed + RANK * 1_000_003) % (2**32 - 1))
+
+
+@contextlib.contextmanager
+def joined(folder, device):
+    """Holds the lock of `folder`, joins the processes and minds signals.
+
+    Yields a function: whether Ctrl-C or SIGTERM asked the run to end. The first process evaluates
+    and writes the files.
+    """
+    with lock(folder), stop_on_signal() as asked_to_stop:
+        if WORLD > 1:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield asked_to_stop
+        finally:
+            if WORLD > 1:
+                torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Holds `folder` for this run; a second one is refused. The lock ends with the process."""
+    if RANK:
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows: there, two runs are the user's care
+            pass
+        except BlockingIOError:
+            message = "wait for it, or choose another OUT_DIR"
+            raise UserError(f"another run writes to OUT_DIR={folder}: {message}") from None
+        for name in os.listdir(folder):
+            if name.endswith(".part"):  # a killed run left it half written
+                os.remove(os.path.join(folder, name))
+        yield
+
+
+@contextlib.contextmanager
+def stop_on_signal():
+    """Yields a function: whether Ctrl-C or SIGTERM asked the run to end. The second one ends it."""
+    asked = []
+
+    def ask(number, frame):
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        # A print in the midst of another print would raise.
+        os.write(1, b"\nstopping once this batch or evaluation is done; once more: at once\n")
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: signals are someone else's
+        pass
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def lacks_memory(error):
+    lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)

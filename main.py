@@ -22,6 +22,7 @@ import model
 from maze import Mazes
 from model import Episodes
 from support import mazefile, metrics, processes, settings, solving
+from support.adam import Adam
 from support.checkpoint import load_checkpoint
 from support.processes import RANK, WORLD, all_reduce_sum
 from support.replay import Replay, minibatches
@@ -29,7 +30,7 @@ from support.report import report
 from support.reward import with_bonus
 from support.run import Reporter, exit_status, profiled, resume, stop_if_not_finite
 from support.settings import HELD_OUT_SEED
-from support.window import build, walk_again
+from support.window import build, recall
 
 # fmt: off
 # The maze
@@ -99,9 +100,7 @@ CHECKPOINT = ""         # the file that `solve` walks with; "": checkpoint.pt un
 PROFILE = False         # run under cProfile: prints the 30 slowest calls, saves training_stats
 # fmt: on
 
-CONSTANTS = [
-    name for name in list(globals()) if name.isupper() and name not in settings.NOT_CONSTANTS
-]
+CONSTANTS = [name for name in globals() if name.isupper() and name not in settings.OTHERS]
 BY_AGENT = {name: globals()[name] for name in CONSTANTS if isinstance(globals()[name], dict)}
 
 
@@ -123,7 +122,7 @@ class Learner(NamedTuple):
 
     online: torch.nn.Module
     target: torch.nn.Module
-    optimizer: model.Adam
+    optimizer: Adam
     replay: Replay | None
     generator: torch.Generator
 
@@ -136,15 +135,14 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     """
     torch.manual_seed(SEED)
     generator = torch.Generator(device).manual_seed(SEED)
-    cache = processes.first_process_first(
-        lambda: maze.load_cache(f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device)
-    )
+    settings_of_cache = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device
+    cache = processes.first_process_first(device, maze.load_cache, *settings_of_cache)
     held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
     sample = exam(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
 
     online = build(config()).to(device)
     replay = Replay.of(config(), device) if REPLAY != "off" else None
-    optimizer = model.Adam(online.parameters(), LR)
+    optimizer = Adam(online.parameters(), LR)
     learner = Learner(online, copy.deepcopy(online), optimizer, replay, generator)
     # Shuffled, so that every update learns from all kinds of exploration.
     order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]
@@ -271,19 +269,17 @@ def learn(learner: Learner, episodes: Episodes, thoughts, progress: float) -> to
         first, last = sync * UPDATES // syncs, (sync + 1) * UPDATES // syncs
         lanes = slice(first * n // UPDATES, last * n // UPDATES)
         some = episodes.select(lanes)
-        # The target network is copied, and thinks for itself of the episodes until the next sync.
-        # At the first sync it is the network that has just walked, and has thought already.
-        # With double DQN it is copied one sync late: else the two would be the same.
+        # The target network is copied, and thinks for itself of the episodes until the next sync;
+        # at the first one it has, when it walked. With double DQN it is copied one sync late: else
+        # the two networks would be the same.
         if not DOUBLE:
             target.load_state_dict(online.state_dict())
         if sync or DOUBLE or thoughts is None:
             seen = recall(target, some)
         else:
             seen = thoughts.along(some.cells, lanes)
-        most = 1 + NOVELTY * MAX_EP_LENGTH
-        td_target, counts = model.td_targets(
-            online, target, seen, some, GAMMA, LAMBDA, DOUBLE, most
-        )
+        how = GAMMA, LAMBDA, DOUBLE, 1 + NOVELTY * MAX_EP_LENGTH
+        td_target, counts = model.td_targets(online, target, seen, some, *how)
         if DOUBLE:
             target.load_state_dict(online.state_dict())
 
@@ -297,13 +293,6 @@ def learn(learner: Learner, episodes: Episodes, thoughts, progress: float) -> to
                 errors = torch.zeros_like(td_target[:, part]).flatten().index_copy(0, steps, error)
                 replay.learn(index[lanes][part], errors.view(len(td_target), -1))
     return torch.stack(results, 1)
-
-
-def recall(network, episodes: Episodes):
-    """What there was to see along these episodes, as this network thinks of them."""
-    if network.whole_maze:
-        return network.think(episodes.mazes).along(episodes.cells)
-    return walk_again(network, episodes).along(episodes.cells)
 
 
 def update(online, optimizer, seen, steps, action, td_target, weight):
@@ -370,7 +359,7 @@ def run():
     """Trains, and reports. Returns the summary, or None in a process that does not report."""
     device = pick_device()
     with processes.joined(OUT_DIR, device) as asked_to_stop:
-        reporter = Reporter(config(), BY_AGENT, plot_file()) if RANK == 0 else None
+        reporter = Reporter(config(), BY_AGENT, DEFAULTS) if RANK == 0 else None
         network, progress, cache, held_out = train(device, reporter, asked_to_stop)
         if RANK == 0:
             known = cache[:, torch.arange(EVAL_MAZES, device=device) % MAZE_CACHE_SIZE]
@@ -387,13 +376,7 @@ def solve(path: str, start="", goal=""):
 
 
 def pick_device():
-    return settings.pick_device(DEVICE, THREADS)
-
-
-def plot_file() -> str:
-    """Where the plot goes: only a run with this file's constants replaces training_plot.png."""
-    same = all(value == DEFAULTS[name] for name, value in config().items() if name != "RESUME")
-    return PLOT_FILE or ("training_plot.png" if same else f"{OUT_DIR}/training_plot.png")
+    return processes.pick_device(DEVICE, THREADS)
 
 
 def main(arguments: list[str]) -> int:

@@ -2,15 +2,15 @@
 
     python bench/kills.py [KILLS=1000] [SEED=0] [KEY=VALUE ...]
 
-Trains by the defaults, once without interruption. Then again, but kills the process (SIGKILL) at a random
-moment and resumes it, until it has ended; and so on, with the next seed, until KILLS processes have been
-killed. Counts the runs that did not end with the same weights, bit for bit, and whatever else went wrong.
+Trains by the defaults, once without interruption. Then again, but kills the process (SIGKILL) at a
+random moment and resumes it, until it has ended; and so on, with the next seed, until KILLS
+processes have been killed. Counts the runs that did not end with the same weights, bit for bit, and
+whatever else went wrong. The processes are forked, so that none has to import torch again.
 """
 
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,62 +26,61 @@ def weights(folder):
     return load_checkpoint(os.path.join(folder, "checkpoint.pt"), "cpu")[0].state_dict()
 
 
+def start(*arguments):
+    """Forks a process that runs this command, silently but for its errors; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    main.started = time.perf_counter()
+    try:
+        os._exit(main.main([*arguments]))
+    finally:
+        os._exit(3)
+
+
+def ended(child, seconds):
+    """The exit status of a process, or None if it was killed after so many seconds."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def run(arguments):
     options = dict(KILLS=1000, SEED=0)
-    options.update(
-        {
-            key: int(value)
-            for key, _, value in (a.partition("=") for a in arguments)
-            if key in options
-        }
-    )
-    others = [a for a in arguments if a.partition("=")[0] not in options]
-    kills = runs = different = failed = before_checkpoint = 0
+    given = dict(argument.split("=", 1) for argument in arguments)
+    options |= {name: int(given.pop(name)) for name in [*given] if name in options}
+    others = [f"{name}={value}" for name, value in given.items()]
+    kills = runs = different = failed = fresh = 0
     seed, chance = options["SEED"], random.Random(options["SEED"])
+    torch.set_num_threads(1)
     while kills < options["KILLS"]:
         with tempfile.TemporaryDirectory() as folder:
-
-            def start(name, *more):
-                command = [
-                    sys.executable,
-                    main.__file__,
-                    f"OUT_DIR={folder}/{name}",
-                    f"SEED={seed}",
-                ]
-                return subprocess.Popen(
-                    [*command, *others, *more],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-
+            killed, straight = f"{folder}/killed", f"{folder}/straight"
             began = time.perf_counter()
-            assert start("straight").wait() == 0
-            whole, ended = time.perf_counter() - began, False
-            while not ended and kills < options["KILLS"]:
-                there = os.path.exists(f"{folder}/killed/checkpoint.pt")
-                before_checkpoint += not there
-                process = start("killed", f"RESUME={there}")
-                try:
-                    _, said = process.communicate(timeout=chance.uniform(0, 1.2 * whole))
-                    failed += process.returncode != 0
-                    if process.returncode:
-                        print(f"seed {seed}: {said}", flush=True)
-                    ended = True
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.communicate()
-                    kills += 1
-            if ended:
-                runs += 1
-                one, other = (weights(f"{folder}/{name}") for name in ("straight", "killed"))
+            assert ended(start(f"SEED={seed}", f"OUT_DIR={straight}", *others), 1e6) == 0
+            whole, status = time.perf_counter() - began, None
+            while status is None and kills < options["KILLS"]:
+                resume = os.path.exists(f"{killed}/checkpoint.pt")
+                fresh += not resume
+                command = [f"SEED={seed}", f"OUT_DIR={killed}", f"RESUME={resume}", *others]
+                status = ended(start(*command), chance.uniform(0, whole / 3))
+                kills += status is None
+            if status is not None:
+                runs, failed = runs + 1, failed + (status != 0)
+                one, other = weights(straight), weights(killed)
                 different += not all(torch.equal(one[name], other[name]) for name in one)
-            seed += 1
-            print(
-                f"{kills} kills, {before_checkpoint} of them or starts before a checkpoint; {runs} runs ended, "
-                f"{different} with other weights, {failed} with an error",
-                flush=True,
-            )
+        seed += 1
+        print(
+            f"{kills} kills; {fresh} starts without a checkpoint yet; {runs} runs ended, "
+            f"{different} with other weights, {failed} with an error",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

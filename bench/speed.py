@@ -36,6 +36,7 @@ import main
 import maze
 import model
 from maze import Mazes
+from support.adam import Adam
 from support.checkpoint import load_checkpoint
 from support.metrics import average
 from support.settings import check, override
@@ -119,7 +120,7 @@ def stages(network, device, copies, products):
     n, seen = b // updates, thoughts.along(episodes.cells)
     batch = minibatch(network, episodes.select(slice(0, n)), [x[..., :n] for x in seen])
     learner = copy.deepcopy(network)
-    optimizer = model.Adam(learner.parameters(), 1e-9)
+    optimizer = Adam(learner.parameters(), 1e-9)
     rooms = ((main.GRID + 1) // 2) ** 2
     wave, farthest = (
         5 * 3 / 8,
@@ -185,7 +186,7 @@ def usual_way(device, seconds, held_out, gamma=0.98):
     cache = maze.make_mazes(main.MAZE_CACHE_SIZE, main.GRID, generator, device)
     online = DilatedCNN().to(device)
     target = copy.deepcopy(online)
-    optimizer = model.Adam(online.parameters(), main.LR)
+    optimizer = Adam(online.parameters(), main.LR)
     lane = torch.arange(b, device=device)
 
     def image(mazes, agent):
@@ -289,7 +290,7 @@ def growth(network, device):
         episodes, thoughts = main.rollout(network, mazes, main.MAX_EP_LENGTH)
         batch = minibatch(network, episodes, thoughts.along(episodes.cells))
         learner = copy.deepcopy(network)
-        optimizer = model.Adam(learner.parameters(), 1e-9)
+        optimizer = Adam(learner.parameters(), 1e-9)
         updating = timed(lambda: main.update(learner, optimizer, *batch), 3) / b
         print(
             f"| {grid} | {b:,} | {is_open:,.0f} | {longest} | {looks:.1f} | {thinking * 1e6:,.1f} "

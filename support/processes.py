@@ -13,6 +13,22 @@ from maze import UserError
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def pick_device(name, threads):
+    """The torch device of this name; "auto": a CUDA GPU where there is one. threads: of the CPU."""
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":  # not mps: operations as small as these wait for it
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and WORLD > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"DEVICE={name} can't be used here: choose auto or cpu") from None
+    return device
+
+
 def all_reduce_sum(x):
     """x, in place, summed over the processes of the run."""
     if WORLD > 1:
@@ -35,11 +51,11 @@ def any_of_them(asked: bool, device) -> bool:
     return all_reduce_sum(torch.tensor(int(asked), device=device)).item() > 0
 
 
-def first_process_first(function):
-    """What function() returns, which the first process calls before the others do."""
-    result = function() if RANK == 0 else None
-    all_reduce_sum(torch.zeros(1))
-    return result if RANK == 0 else function()
+def first_process_first(device, function, *arguments):
+    """function(*arguments), which the first process calls before the others do."""
+    result = function(*arguments) if RANK == 0 else None
+    all_reduce_sum(torch.zeros(1, device=device))
+    return result if RANK == 0 else function(*arguments)
 
 
 def seed_differently(generator, seed: int):

@@ -11,6 +11,7 @@ from maze import UserError, replacing
 from support import pictures
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.processes import lacks_memory
+from support.settings import plot_file
 
 # What a run may be resumed with, though it was begun with other values.
 FREE = (
@@ -21,11 +22,13 @@ FREE = (
 class Reporter:
     """Tells of a run while it trains: prints its progress, saves its checkpoints, draws its plot.
 
-    settings: main.py's constants; by_agent: those that the agent picks.
+    settings: main.py's constants, defaults: as they stand in the file; by_agent: those that the
+    agent picks.
     """
 
-    def __init__(self, settings, by_agent, plot_file):
-        self.settings, self.by_agent, self.plot_file = settings, by_agent, plot_file
+    def __init__(self, settings, by_agent, defaults):
+        self.settings, self.by_agent = settings, by_agent
+        self.plot_file = plot_file(settings, defaults)
         self.checkpoint = os.path.join(settings["OUT_DIR"], "checkpoint.pt")
         self.plotted = time.perf_counter()
         if not settings["RESUME"]:

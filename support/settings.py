@@ -6,11 +6,8 @@
 import difflib
 import os
 
-import torch
-
 from maze import UserError
 from model import CORES
-from support.processes import WORLD
 from support.window import MEMORIES
 
 WHOLE = (
@@ -41,7 +38,7 @@ RANGES = (
     ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
-NOT_CONSTANTS = "F", "RANK", "WORLD", "HELD_OUT_SEED"  # names in main.py that look like constants
+OTHERS = "F", "RANK", "WORLD", "HELD_OUT_SEED"  # names in main.py that look like constants
 
 
 def kind_of_agent(settings):
@@ -184,17 +181,8 @@ def check_together(s, processes):
         raise UserError(f"{combination}: {problem}; choose REPLAY=off, or one process")
 
 
-def pick_device(name, threads):
-    """The torch device of this name; "auto": a CUDA GPU where there is one. threads: of the CPU."""
-    if threads:
-        torch.set_num_threads(threads)
-    if name == "auto":  # not mps: operations as small as these wait for it
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and WORLD > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"DEVICE={name} can't be used here: choose auto or cpu") from None
-    return device
+def plot_file(settings, defaults):
+    """Where the plot goes: only a run with main.py's own constants replaces training_plot.png."""
+    same = all(value == defaults[name] for name, value in settings.items() if name != "RESUME")
+    folder = "" if same else settings["OUT_DIR"]
+    return settings["PLOT_FILE"] or os.path.join(folder, "training_plot.png")

@@ -26,12 +26,14 @@ def build(settings):
     return Local(width, settings["VISION"], settings["COMPASS"], settings["MEMORY"])
 
 
-def walk_again(network, episodes):
-    """The memory of an agent that is asked step by step, after these episodes."""
+def recall(network, episodes):
+    """What there was to see along these episodes, as this network thinks of them."""
+    if network.whole_maze:
+        return network.think(episodes.mazes).along(episodes.cells)
     memory = network.begin(episodes.mazes, learning=True)
     for cells in episodes.cells:
         memory.see(cells)
-    return memory
+    return memory.along(episodes.cells)
 
 
 class Local(nn.Module):

@@ -16,6 +16,7 @@ import maze
 import model
 from maze import UserError
 from support import checkpoint, mapper, reward, window
+from support.adam import Adam
 from support.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_checkpoint
 from support.replay import Replay
 
@@ -1104,10 +1105,10 @@ def test_adam_is_that_of_torch():
     shapes, generator = [(5, 3), (4,), ()], seeded()
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours, theirs = ([x.clone().requires_grad_() for x in start] for _ in range(2))
-    adam, torch_adam = model.Adam(ours, 0.03), torch.optim.Adam(theirs, 0.03)
+    adam, torch_adam = Adam(ours, 0.03), torch.optim.Adam(theirs, 0.03)
     for step in range(100):
         if step == 50:
-            state, adam = adam.state(), model.Adam(ours, 0.01)
+            state, adam = adam.state(), Adam(ours, 0.01)
             adam.restore(state)
             torch_adam.param_groups[0]["lr"] = 0.01
         scale = 10.0 ** (step % 7 - 4)

@@ -150,7 +150,7 @@ def test_only_a_run_with_the_constants_of_the_file_replaces_its_plot(
 ):
     monkeypatch.setattr(main, "DEFAULTS", main.config())
     reference.override(arguments)
-    assert main.plot_file() == wanted
+    assert settings.plot_file(main.config(), main.DEFAULTS) == wanted
 
 
 def test_mazes_are_the_same_on_every_device_and_the_cache_of_another_is_used(tmp_path):

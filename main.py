@@ -35,9 +35,9 @@ from support.window import build, recall
 # fmt: off
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
-DIFFICULTY = 1.0        # share of walls kept: 0 an empty hall, 1 one path between any two cells; a
-DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # training maze draws its share between these two, while
-                        # evaluation walks mazes with all walls
+DIFFICULTY = 1.0        # share of walls kept, 0 (an empty hall) .. 1 (one path between any two
+                        # cells). A training maze draws its own share, from the next one to this
+DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # one. Evaluation always walks mazes with all walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
@@ -53,7 +53,7 @@ COMPASS = True          # with VISION: knows how far the goal is to the north an
 MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), "map"
 
 # Learning
-GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; small is clear where ratios are seen
+GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; small: ratios of values are clear
 LAMBDA = dict(mlp=0.0, window=0.9)  # 0: credit moves one cell a target sync; 1: along a greedy path
 LR = dict(mlp=0.01, cnn=0.005, attention=0.005, window=0.002)  # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
@@ -78,8 +78,8 @@ EPSILON_SHAPE = 1.5     # 1: evenly from 0 to EPSILON; higher: more episodes are
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances together
 CURRICULUM = "adaptive"  # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: what the least exploring quarter of
-CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # a batch must reach to raise the level by this step
+CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: success, in the least exploring quarter
+CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # of a batch, that raises the level, and by how much
 CURRICULUM_SHARE = 0.5  # linear: share of the run after which the level is 1
 
 # The run

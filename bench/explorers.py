@@ -1,9 +1,10 @@
-"""How far do hand-written explorers come that see what the window agents see, and remember all of it?
+"""How far do hand-written explorers come that see what the window agents see?
 
     python bench/explorers.py [MAZES=2000] [RADIUS=2] [CHECKPOINT ...]
 
-Held-out perfect mazes, a window of (2 RADIUS + 1)^2 cells that sees through walls, the way to the goal as the crow flies,
-100 steps. Each explorer walks the same mazes, and so does the agent of each CHECKPOINT. Prints success and spl.
+Held-out perfect mazes, a window of (2 RADIUS + 1)^2 cells that sees through walls, the way to the
+goal as the crow flies, 100 steps. Each explorer remembers all that it has seen and walks the same
+mazes, and so does the agent of each CHECKPOINT. Prints success and spl.
 """
 
 import os
@@ -20,8 +21,7 @@ from support.settings import HELD_OUT_SEED
 
 
 class Explorer:
-    """Stands where a network does in main.rollout: see(cells) tells how much it likes the four moves,
-    (4, B)."""
+    """In place of a network in main.rollout: see(cells) rates the four moves, (4, B)."""
 
     whole_maze = False
 
@@ -76,7 +76,7 @@ class WallFollower(Explorer):
 
 
 class DepthFirst(Explorer):
-    """Depth-first search: of the open neighbours where it has not been, the one nearest to the goal; else one step back."""
+    """Depth-first search: to the new open neighbour nearest to the goal; else one step back."""
 
     def start(self):
         self.been = torch.zeros(self.h * self.w, self.b, dtype=torch.bool)
@@ -95,8 +95,11 @@ class DepthFirst(Explorer):
 
 
 class Frontier(Explorer):
-    """Walks over open cells that it has seen to the one, beside a cell that it has not seen, for which steps to it + beta *
-    straight distance from it to the goal is least; to the goal itself once it has seen a way."""
+    """Walks to the cell, next to one that it has not seen, that has the least score.
+
+    The score: steps to it + beta * its straight distance to the goal. It walks to the goal itself
+    once it has seen a way.
+    """
 
     def __init__(self, radius, beta):
         self.radius, self.beta = radius, beta
@@ -148,16 +151,15 @@ def run(arguments):
     ]
     explorers += [(path, load_checkpoint(path, "cpu")[0]) for path in arguments if "=" not in path]
     print(
-        f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, {main.MAX_EP_LENGTH} steps\n\n"
+        f"{n:,} held-out perfect 16x16 mazes, window {2 * radius + 1}x{2 * radius + 1}, "
+        f"{main.MAX_EP_LENGTH} steps\n\n"
         "| explorer | success | spl |\n| --- | ---: | ---: |"
     )
     for name, explorer in explorers:
         cells = main.rollout(explorer, mazes, main.MAX_EP_LENGTH)[0].cells
         steps, success = (cells[:-1] != mazes.goal).sum(0), (cells[-1] == mazes.goal).float()
-        print(
-            f"| {name} | {success.mean():.3f} | {(success * shortest / torch.maximum(steps, shortest)).mean():.3f} |",
-            flush=True,
-        )
+        spl = success * shortest / torch.maximum(steps, shortest)
+        print(f"| {name} | {success.mean():.3f} | {spl.mean():.3f} |", flush=True)
 
 
 if __name__ == "__main__":

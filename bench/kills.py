@@ -1,11 +1,12 @@
 """Does a run that is killed again and again end as one that never was?
 
-    python bench/kills.py [KILLS=1000] [SEED=0] [KEY=VALUE ...]
+    python bench/kills.py [KILLS=1000] [SEEDS=4] [KEY=VALUE ...]
 
-Trains by the defaults, once without interruption. Then again, but kills the process (SIGKILL) at a
-random moment and resumes it, until it has ended; and so on, with the next seed, until KILLS
-processes have been killed. Counts the runs that did not end with the same weights, bit for bit, and
-whatever else went wrong. The processes are forked, so that none has to import torch again.
+Trains by the defaults, once without interruption with each seed. Then again, but kills the process
+(SIGKILL) at a random moment and resumes it, until it has ended; and so on, with one seed after the
+other, until KILLS processes have been killed. Counts the runs that did not end with the same
+weights, bit for bit, and whatever else went wrong. The processes are forked, so that none has to
+import torch again.
 """
 
 import os
@@ -52,30 +53,31 @@ def ended(child, seconds):
 
 
 def run(arguments):
-    options = dict(KILLS=1000, SEED=0)
+    options = dict(KILLS=1000, SEEDS=4)
     given = dict(argument.split("=", 1) for argument in arguments)
     options |= {name: int(given.pop(name)) for name in [*given] if name in options}
     others = [f"{name}={value}" for name, value in given.items()]
     kills = runs = different = failed = fresh = 0
-    seed, chance = options["SEED"], random.Random(options["SEED"])
+    chance, straight = random.Random(0), {}
     torch.set_num_threads(1)
     while kills < options["KILLS"]:
         with tempfile.TemporaryDirectory() as folder:
-            killed, straight = f"{folder}/killed", f"{folder}/straight"
-            began = time.perf_counter()
-            assert ended(start(f"SEED={seed}", f"OUT_DIR={straight}", *others), 1e6) == 0
-            whole, status = time.perf_counter() - began, None
+            seed = runs % options["SEEDS"]
+            if seed not in straight:
+                began, path = time.perf_counter(), f"{folder}/straight"
+                assert ended(start(f"SEED={seed}", f"OUT_DIR={path}", *others), 1e6) == 0
+                straight[seed], whole = weights(path), time.perf_counter() - began
+            status, path = None, f"{folder}/killed"
             while status is None and kills < options["KILLS"]:
-                resume = os.path.exists(f"{killed}/checkpoint.pt")
+                resume = os.path.exists(f"{path}/checkpoint.pt")
                 fresh += not resume
-                command = [f"SEED={seed}", f"OUT_DIR={killed}", f"RESUME={resume}", *others]
+                command = [f"SEED={seed}", f"OUT_DIR={path}", f"RESUME={resume}", *others]
                 status = ended(start(*command), chance.uniform(0, whole / 3))
                 kills += status is None
             if status is not None:
-                runs, failed = runs + 1, failed + (status != 0)
-                one, other = weights(straight), weights(killed)
-                different += not all(torch.equal(one[name], other[name]) for name in one)
-        seed += 1
+                runs, failed, last = runs + 1, failed + (status != 0), weights(path)
+                same = all(torch.equal(last[name], w) for name, w in straight[seed].items())
+                different += not same
         print(
             f"{kills} kills; {fresh} starts without a checkpoint yet; {runs} runs ended, "
             f"{different} with other weights, {failed} with an error",

@@ -2,9 +2,10 @@
 
     python bench/perfect.py [SEEDS=10] [FIRST=0] [HELD_OUT=100000] [KEY=VALUE ...]
 
-Trains SEEDS agents, each with `python main.py SEED=s`, a process of its own, timed whole. Each then walks HELD_OUT
-perfect mazes that it has never seen, and, by `main.solve`, mazes of other sizes and other makers. Other KEY=VALUE go to
-main.py. Prints a line a seed, then for each kind the median and the worst seed. Needs scipy, as tests/ does.
+Trains SEEDS agents, each with `python main.py SEED=s`, a process of its own. Each then
+walks HELD_OUT perfect mazes that it has never seen, and, by `main.solve`, mazes of other sizes and
+other makers. Other KEY=VALUE go to main.py. Prints a line a seed, then for each kind the median and
+the worst seed. Needs scipy, as tests/ does.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import torch
@@ -29,12 +29,12 @@ from support import solving
 from support.checkpoint import load_checkpoint
 from support.mazefile import FileMaze
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Makers of mazes: each returns walls, (H, W) bool
 
 
 def from_passages(rooms, passages):
-    """The maze of rooms x rooms rooms with a passage between each pair of room numbers in `passages`."""
+    """The maze of rooms x rooms rooms, with a passage between each pair in `passages`."""
     walls = np.ones((2 * rooms - 1, 2 * rooms - 1), bool)
     walls[::2, ::2] = False
     for a, b in passages:
@@ -114,7 +114,7 @@ def obstacles(side, random):
 
 
 def cave(side, random):
-    """A cave: random walls, smoothed four times: a cell becomes what most of the nine around it are."""
+    """Random walls, smoothed four times: a cell becomes what most of the nine around it are."""
     walls = random.random((side, side)) < 0.45
     for _ in range(4):
         rim = np.pad(walls, 1, constant_values=True)
@@ -126,7 +126,7 @@ def cave(side, random):
 
 
 def placed(walls, random, over=0):
-    """A FileMaze on these walls: a random goal, a random start more than `over` steps from it; None if there is none."""
+    """A FileMaze on these walls: a random goal, a random start over `over` steps away; or None."""
     is_open = np.flatnonzero(~walls)
     if len(is_open) < 2:
         return None
@@ -159,9 +159,9 @@ def own(n, grid, difficulty, seed):
 
 
 def fields(n, side, over, seed):
-    """Each cell a wall with a probability from 30 to 50%; kept where the shortest path is longer than `over`.
+    """Each cell a wall with a probability from 30 to 50%; kept if the path is longer than `over`.
 
-    Few are: so the goal lies at one end of a longest way, found by going twice to the farthest cell.
+    Few are: so the goal is an end of a longest way, found by going twice to the farthest cell.
     """
     generator, found = torch.Generator().manual_seed(seed), []
     while len(found) < n:
@@ -199,7 +199,7 @@ def kinds():
     yield "random walls 30x30, path > 110", fields(300, 30, 110, 30)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def solve(texts, checkpoint, file):
@@ -228,16 +228,16 @@ def run(arguments):
     passed = [a for a in arguments if a.partition("=")[0] not in options]
     main.pick_device()
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; {options} {passed}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; "
+        f"{options} {passed}"
     )
     with tempfile.TemporaryDirectory() as folder:
         beyond, table = list(kinds()), {}
         for seed in range(options["FIRST"], options["FIRST"] + options["SEEDS"]):
             out = os.path.join(folder, str(seed))
             command = [sys.executable, main.__file__, f"SEED={seed}", f"OUT_DIR={out}", *passed]
-            began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            row = {"seconds, whole process": time.perf_counter() - began}
+            row = {}
             network, config, _ = load_checkpoint(
                 os.path.join(out, "checkpoint.pt"), torch.device("cpu")
             )

@@ -1,18 +1,19 @@
 """Where the time goes, and what the usual way would take.
 
-    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]      KEY=VALUE: constants of main.py, as BSZ=4096;
-                                                            for agents that see the whole maze
+    python bench/speed.py [SECONDS=60] [KEY=VALUE ...]
 
-1. Each stage of a training batch at the curriculum's last level, with a trained network: median time,
-   mazes and steps a second, share of a batch, and how many times longer it takes than its floor. The
-   floor of thinking and of an update: the fewest looks that any order could take, each cell one, times
-   the FLOPs of a look, at the rate of a matrix product measured in the same run. That of the rest: the
-   bytes that a stage can't help moving, at the copy rate measured in the same run.
-2. The usual way, with a CNN, the same mazes, curriculum and machine: the agent drawn into the image, a
-   forward pass a step, a replay memory of images, one-step targets, an update a step, for SECONDS.
-   Beside it, a run of `python main.py`.
-3. Growth: time a maze of thinking and of an update, as GRID and BSZ grow.
-"""
+KEY=VALUE: constants of main.py, as BSZ=4096; for agents that see the whole maze.
+
+1. Each stage of a training batch at the curriculum's last level, with a trained network: median
+   time, mazes and steps a second, share of a batch, and how many times longer it takes than its
+   floor. The floor of thinking and of an update: the fewest looks that any order could take, each
+   cell one, times the FLOPs of a look, at the rate of a matrix product measured in the same run.
+   That of the rest: the bytes that a stage can't help moving, at the copy rate measured in the same
+   run.
+2. The usual way, with a CNN, the same mazes, curriculum and machine: the agent drawn into the
+   image, a forward pass a step, a replay memory of images, one-step targets, an update a step, for
+   SECONDS. Beside it, a run of `python main.py`.
+3. Growth: time a maze of thinking and of an update, as GRID and BSZ grow."""
 
 import copy
 import csv
@@ -174,12 +175,12 @@ def stages(network, device, copies, products):
     }
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The usual way
 
 
 def usual_way(device, seconds, held_out, gamma=0.98):
-    """[(seconds, env steps, episodes, success)] of a textbook DQN with a CNN that looks once, main's mazes, curriculum and constants."""
+    """[(seconds, env steps, episodes, success)] of a textbook DQN with a CNN that looks once."""
     b, cells, capacity, few = main.BSZ, main.GRID**2, 100_000, main.BSZ // main.UPDATES
     torch.manual_seed(0)
     generator = torch.Generator(device).manual_seed(0)
@@ -198,7 +199,7 @@ def usual_way(device, seconds, held_out, gamma=0.98):
         return planes
 
     def q_of(network, images):
-        """Q of the four actions where the agent is drawn: (4, B). One forward pass of the network."""
+        """Q of the four actions where the agent is drawn, by a forward pass: (4, B)."""
         walls, goal, agent = (
             images[0].bool().view(main.GRID, main.GRID, -1),
             images[1].argmax(0),
@@ -269,7 +270,7 @@ def usual_way(device, seconds, held_out, gamma=0.98):
     return rows
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def growth(network, device):
@@ -349,8 +350,8 @@ def run(arguments):
     with tempfile.TemporaryDirectory() as folder:
         train(folder, *arguments)
         print(
-            "\n`python main.py`, start-up included:\n\n| seconds | steps/s | episodes/s | success |\n"
-            "| ---: | ---: | ---: | ---: |"
+            "\n`python main.py`, start-up included:\n\n| seconds | steps/s | episodes/s | success "
+            "|\n| ---: | ---: | ---: | ---: |"
         )
         for row in csv.DictReader(open(os.path.join(folder, "metrics.csv"))):
             spent = float(row["seconds"])

@@ -44,8 +44,8 @@ class Mapper(nn.Module):
 class Map:
     """What a Mapper knows along the way.
 
-    Of cells that it has seen it can learn nothing about the unknown. So, when it learns, every other
-    agent is asked what it would have thought of its move with the map that it had some steps ago:
+    Of cells that it has seen it can learn nothing about the unknown. So, when it learns, every
+    other agent is asked what it would have thought of its move with a map of some steps ago:
     then it was not known whether the move would succeed, and now it is.
     """
 

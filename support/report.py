@@ -60,10 +60,8 @@ def report(reporter, network, run, held_out, known, evaluate, rollout) -> dict:
     )
     if backup:
         mean, worst = summary["backup_error"], summary["backup_error_worst"]
-        print(
-            f"one look, against the exact backup: wrong by {mean:.1%} on average, by {worst:.0%} at "
-            "worst"
-        )
+        wrong = f"wrong by {mean:.1%} on average, by {worst:.0%} at worst"
+        print(f"one look, against the exact backup: {wrong}")
     print(
         f"{summary['seconds']:.1f} s in all; see {plot_file} and {out}/: rollouts.png, agent.gif, "
         "checkpoint.pt, metrics.csv, summary.json"

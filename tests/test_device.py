@@ -265,7 +265,7 @@ def test_tensor_that_is_made_on_the_cpu_by_mistake_is_found(
 # The pretend device itself: x is on it, and the rest on the CPU
 
 
-I, MASK, ONE = torch.tensor([0, 2]), torch.tensor([True, False, True]), torch.tensor(1.0)
+PLACES, MASK, ONE = torch.tensor([0, 2]), torch.tensor([True, False, True]), torch.tensor(1.0)
 
 REFUSED = {
     "pointwise": lambda x: x + torch.ones(3),
@@ -282,17 +282,17 @@ REFUSED = {
     "layer": lambda x: nn.Linear(3, 2)(x),
     "cat": lambda x: torch.cat([x, torch.ones(3)]),
     "stack": lambda x: torch.stack([x[0], ONE]),
-    "index_select": lambda x: x.index_select(0, I),
+    "index_select": lambda x: x.index_select(0, PLACES),
     "index_select by a number": lambda x: x.index_select(0, torch.tensor(0)),
-    "gather": lambda x: x.gather(0, I),
-    "scatter_": lambda x: x.scatter_(0, I, 1.0),
-    "index_copy_": lambda x: x.index_copy_(0, I, x[:2]),
-    "index_fill_": lambda x: x.index_fill_(0, I, 1.0),
-    "values": lambda x: x.__setitem__(I, torch.ones(2)),
+    "gather": lambda x: x.gather(0, PLACES),
+    "scatter_": lambda x: x.scatter_(0, PLACES, 1.0),
+    "index_copy_": lambda x: x.index_copy_(0, PLACES, x[:2]),
+    "index_fill_": lambda x: x.index_fill_(0, PLACES, 1.0),
+    "values": lambda x: x.__setitem__(PLACES, torch.ones(2)),
     "searchsorted": lambda x: torch.searchsorted(x, torch.ones(3)),
     "equal": lambda x: torch.equal(x, torch.ones(3)),
     "loss": lambda x: nn.functional.smooth_l1_loss(x, torch.ones(3)),
-    "index of a CPU tensor": lambda x: torch.ones(3)[I.to("cuda")],
+    "index of a CPU tensor": lambda x: torch.ones(3)[PLACES.to("cuda")],
 }
 
 ALLOWED = {
@@ -305,7 +305,7 @@ ALLOWED = {
     "maximum": lambda x: torch.maximum(x, ONE),
     "fill_": lambda x: x.fill_(ONE),
     "masked_fill": lambda x: x.masked_fill(x > 0, ONE),
-    "index": lambda x: x[I],
+    "index": lambda x: x[PLACES],
     "boolean index": lambda x: x[MASK],
     "list": lambda x: x[[0, 1]],
     "view": lambda x: x.view(3, 1).expand(3, 2)[1:].t(),
@@ -352,7 +352,7 @@ def test_what_comes_of_cpu_tensors_or_goes_there_is_on_the_cpu(gpu):
     x = torch.ones(3, device="cuda")
     for y in (
         torch.ones(3),
-        torch.ones(3)[I],
+        torch.ones(3)[PLACES],
         torch.ones(3) * ONE,
         torch.tensor(x.tolist()),
         x.cpu(),
@@ -375,7 +375,7 @@ def test_gradients_are_where_their_tensors_are(gpu):
     gradients = torch.autograd.grad(y, list(layer.parameters()), retain_graph=True)
     assert all(gradient.is_cuda for gradient in gradients)
     assert torch.autograd.grad(y, x)[0].device.type == "cpu"
-    x, i = torch.ones(4, 3, device="cuda", requires_grad=True), I.to("cuda")
+    x, i = torch.ones(4, 3, device="cuda", requires_grad=True), PLACES.to("cuda")
     y = x.index_select(0, i).gather(1, i[:, None]).sum()
     y = y + torch.where(x > 0, x, 0)[[0, 1], 1].amax()
     y.backward()
@@ -481,7 +481,7 @@ WAITS = {
     "to, from the CPU": lambda x: torch.ones(3).to("cuda"),
     "tensor": lambda x: torch.tensor([1, 2], device=x.device),
     "list": lambda x: x[[0, 1]],
-    "index from the CPU": lambda x: x[I],
+    "index from the CPU": lambda x: x[PLACES],
     "number at an index": lambda x: x.__setitem__(x.long(), 1.0),
     "number in one place": lambda x: x.__setitem__(0, 1.0),
     "synchronize": lambda x: torch.cuda.synchronize(),

@@ -243,7 +243,10 @@ def test_place_in_the_maze_is_not_seen_by_one_that_thinks(precise, name):
     network, mazes = thinker(name), reference.random_mazes(20, 7, 6)
     walls = torch.ones(12, 11, 20, dtype=torch.bool)
     walls[3:10, 4:10] = mazes.walls
-    move = lambda cells: (cells // 6 + 3) * 11 + cells % 6 + 4
+
+    def move(cells):
+        return (cells // 6 + 3) * 11 + cells % 6 + 4
+
     moved = maze.Mazes(walls, move(mazes.goal), move(mazes.start))
     here, there = network.think(mazes), network.think(moved)
     assert torch.equal(worth(there)[3:10, 4:10], worth(here))
@@ -305,7 +308,10 @@ def test_core_sees_all_of_its_patch_and_nothing_else(precise, name, h, w, cell):
     near = torch.from_numpy(reference.in_windows((h, w), [cell], network.core.radius)).flatten()
     n = -torch.randint(30, (h, w, 1), generator=seeded(2)).expand(-1, -1, cells + 1).int()
     one = torch.eye(cells, cells + 1, dtype=torch.bool).view(h, w, -1)  # none in the last maze
-    unlike = lambda found: ((found - found[:, -1:]).abs() > 1e-9).any(0)[:-1]
+
+    def unlike(found):
+        return ((found - found[:, -1:]).abs() > 1e-9).any(0)[:-1]
+
     others = torch.arange(cells) != cell
     assert torch.equal(unlike(at_one_cell(network, cell, walls ^ one, n))[others], near[others])
     changed = unlike(at_one_cell(network, cell, walls, n - 3 * one))
@@ -409,7 +415,10 @@ def test_on_every_second_step_only_what_is_worth_more_than_the_own_cell_is_seen(
     assert torch.equal(seen[cells:], kind[:, :, :] if kinds == 3 else kind[:0])
     for t, i in np.ndindex(steps, b):
         own, first = patch[cells // 2, t, i].item(), (t + i) % 2 == 0
-        hide = lambda n: model.NO_VALUE if first and model.NO_CELL < n <= own else n
+
+        def hide(n):
+            return model.NO_VALUE if first and model.NO_CELL < n <= own else n
+
         assert seen[:cells, t, i].tolist() == [hide(n) for n in patch[:, t, i].tolist()]
         assert t == steps - 1 or found[t, i] == hide(following[t, i].item())
 

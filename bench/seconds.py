@@ -1,0 +1,65 @@
+"""How long do whole runs take, start-up, evaluation and pictures included?
+
+    python bench/seconds.py [SEEDS=10]
+
+The default run with SEEDS seeds, the other models with three, longer runs and more threads or
+processes with one; each command a process of its own, one after the other: run nothing else beside
+it. Prints median and range of the seconds, and the worst success and optimal on 10,000 held-out
+mazes.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import main
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+
+
+def timed(command, arguments):
+    """(seconds of the process, its summary)."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        everything = [*command, main.__file__, *arguments, f"OUT_DIR={folder}"]
+        subprocess.run(everything, check=True, capture_output=True)
+        with open(os.path.join(folder, "summary.json")) as file:
+            return time.perf_counter() - began, json.load(file)
+
+
+def run(arguments):
+    seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 10)
+    one = [sys.executable]
+    rows = [("python main.py", one, "", seeds)]
+    rows += [
+        (f"python main.py MODEL={m}", one, f"MODEL={m}", 3) for m in ("vin", "cnn", "attention")
+    ]
+    for settings in (
+        "NUM_EPISODES=1000000",
+        "NUM_EPISODES=1000000 BSZ=8192",
+        "MODEL=vin NUM_EPISODES=1000000 BSZ=8192",
+        "THREADS=2",
+    ):
+        rows.append((f"python main.py {settings}", one, settings, 1))
+    rows.append(("torchrun --nproc-per-node=2 main.py", TORCHRUN, "", 1))
+    print("| command | seconds | episodes/s | success | optimal | seeds |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, command, settings, number in rows:
+        found = [timed(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
+        spent = [seconds for seconds, _ in found]
+        median, rate = statistics.median(spent), found[0][1]["episodes"] / statistics.median(spent)
+        success, optimal = (min(row[key] for _, row in found) for key in ("success", "optimal"))
+        print(
+            f"| {name} | {median:.1f} ({min(spent):.1f} .. {max(spent):.1f}) | {rate:,.0f} "
+            f"| {success:.4f} | {optimal:.4f} | {number} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -12,7 +12,7 @@ record() {  # record NAME SCRIPT [ARGUMENT ...]
     name=$1; shift
     {
         printf '# %s\n\n    python bench/%s\n\n' "$name" "$*"
-        printf 'Commit %s, %s, %s cores' "$(git rev-parse --short HEAD)" "$(date +%F)" "$(nproc)"
+        printf 'Commit %s, %s, %s cores' "$(git rev-parse --short HEAD)" "$(date +%F)" "$(nproc --all)"
         printf ', %s, ' "$(lscpu | sed -n 's/^Model name: *//p' | head -1)"
         "$python" -c 'import torch; print(f"torch {torch.__version__}.\n")'
         "$python" "bench/$@"

@@ -27,7 +27,7 @@ from support.checkpoint import load_checkpoint
 from support.processes import RANK, WORLD, all_reduce_sum
 from support.replay import Replay, minibatches
 from support.report import report
-from support.reward import with_bonus
+from support.reward import bounds, with_bonus
 from support.run import Reporter, exit_status, profiled, resume, stop_if_not_finite
 from support.settings import HELD_OUT_SEED
 from support.window import build, recall
@@ -278,7 +278,7 @@ def learn(learner: Learner, episodes: Episodes, thoughts, progress: float) -> to
             seen = recall(target, some)
         else:
             seen = thoughts.along(some.cells, lanes)
-        how = GAMMA, LAMBDA, DOUBLE, 1 + NOVELTY * MAX_EP_LENGTH
+        how = GAMMA, LAMBDA, DOUBLE, bounds(NOVELTY, MAX_EP_LENGTH)
         td_target, counts = model.td_targets(online, target, seen, some, *how)
         if DOUBLE:
             target.load_state_dict(online.state_dict())

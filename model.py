@@ -411,13 +411,13 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
 
 
 @torch.no_grad()
-def td_targets(online, target, seen, episodes, gamma, lam, double, most=1.0):
+def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 1.0)):
     """The target of Q(s, a) in each step, and which steps count: both (T, B).
 
     It is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in units
     of the m of s (see `Thinker`), which is 1 for an agent with a window. seen: what there was to
-    see along the episodes. most: the greatest return. Steps count until the goal is reached, and
-    where a value has come. double: the online network picks the next action (double DQN).
+    see along the episodes. bounds: of a return. Steps count until the goal is reached, and where a
+    value has come. double: the online network picks the next action (double DQN).
     """
     reached = episodes.cells == episodes.mazes.goal
     log2_m = target.log2_m(seen)
@@ -429,9 +429,9 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, most=1.0):
         choice = q == q.amax(0)
         greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
     value = target.next_value(seen, log2_m, choice if double else None)
-    # No return is outside 0..most, less the potential: overestimates can't feed on themselves.
+    # No return is out of bounds, less the potential: overestimates can't feed on themselves.
     potential = episodes.potential[1:]
-    value = (value + potential).clamp(0, most) - potential
+    value = (value + potential).clamp(*bounds) - potential
     paid = episodes.reward != 0  # elsewhere m may be too small for a number
     reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
     if not lam:

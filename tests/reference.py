@@ -459,7 +459,7 @@ def td_error(online, target, seen, episodes, *how):
 
 def update(online, target, optimizer, episodes, seen, weight=None):
     """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T, B))."""
-    most = 1 + main.NOVELTY * main.MAX_EP_LENGTH
+    most = main.bounds(main.NOVELTY, main.MAX_EP_LENGTH)
     td_target, counts = model.td_targets(
         online, target, seen, episodes, main.GAMMA, main.LAMBDA, main.DOUBLE, most
     )

@@ -881,7 +881,7 @@ def test_td_error_is_q_minus_the_slow_target(monkeypatch, lam, double, shaping, 
         monkeypatch.setattr(main, name, value)
     episodes, q = random_episodes()
     late = torch.rand(q.shape, generator=seeded(5)) * 3 - 1.3
-    error, alive = errors(q, late, episodes, 0.9, lam, double, 1 + novelty * 12)
+    error, alive = errors(q, late, episodes, 0.9, lam, double, main.bounds(novelty, 12))
     q, late = model.along(q, episodes.cells), model.along(late, episodes.cells)
     taken = torch.stack([q[episodes.actions[:, b], torch.arange(12), b] for b in range(40)], 1)
     slow = taken - reference.td_targets(q, late, episodes, 0.9, lam, double, shaping, novelty)

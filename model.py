@@ -31,6 +31,9 @@ NO_CELL = -(2.0**21)  # the worth of a wall
 # --------------------------------------------------------------------------------------------------
 # Cores: from the patches around n cells, (planes, side, side, n), to Q of the four actions, (4, n).
 #
+# radius: how far a patch reaches. block: how many cells look at once; what they see, and what the
+# core makes of it, should fit into a CPU's cache.
+#
 # The first planes say which cells of the patch are walls (and, on a map, which are unknown). The
 # last one is the value of each, in units of the greatest within one step; so is Q. The last layer
 # begins with zeros: at first nothing is worth anything.
@@ -39,7 +42,7 @@ NO_CELL = -(2.0**21)  # the worth of a wall
 class MLP(nn.Module):
     """A multilayer perceptron on the nine cells around and under the agent: 1,108 weights."""
 
-    radius = 1
+    radius, block = 1, 4096
 
     def __init__(self, planes, width, gamma):
         super().__init__()
@@ -58,7 +61,7 @@ class CNN(nn.Module):
     time of torch's own on images as small as these.
     """
 
-    radius = 2
+    radius, block = 2, 2048
 
     def __init__(self, planes, width, gamma):
         super().__init__()
@@ -81,7 +84,7 @@ class Attention(nn.Module):
     asks for is learned and always the same, so that one linear layer scores the tokens.
     """
 
-    radius = 1
+    radius, block = 1, 1024
 
     def __init__(self, planes, width, gamma):
         super().__init__()
@@ -110,7 +113,7 @@ class VIN(nn.Module):
     fails leaves the agent where it is: Q(s, a) = gamma * (p * V(s') + (1 - p) * V(s)).
     """
 
-    radius = 1
+    radius, block = 1, 4096
 
     def __init__(self, planes, width, gamma):
         super().__init__()
@@ -245,6 +248,7 @@ class Thoughts:
         self.beside = patch[[thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]]
         # 32-bit indices are faster, where they reach.
         self.patch = patch.int() if len(self.worth) < 2**31 else patch
+        self.block = thinker.core.block * (1 if device.type == "cpu" else 256)
         self.ticket = torch.empty(len(self.worth), dtype=torch.int32, device=device)  # for `wake`
 
     def index(self, cells, lanes=slice(None)):
@@ -290,7 +294,7 @@ class Thoughts:
     def look(self, at):
         """The cells `at` (N,) look, all at once: (Q (4, N), the cells whose value rises by it)."""
         here, log2_unit, parts = self.thinker.here, self.thinker.log2_unit, []
-        for part in at.split(4096):  # small enough to stay in a CPU's cache
+        for part in at.split(self.block):
             patch = self.patches(part)
             q, m = self.thinker.look(patch)
             worth = q.amax(0).clamp_(0, 1).log2_().div_(log2_unit).round_().add_(m)

@@ -89,7 +89,7 @@ def learned_backup(thinker, mazes, distance):
     thoughts.inside(thoughts.worth).copy_(worth.masked_fill(mazes.walls, model.NO_CELL))
     cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
     at = maze.in_padded(cell, mazes.walls.shape[1], thinker.core.radius) * thoughts.shape[2] + lane
-    looks = [thinker.look(thoughts.patches(part)) for part in at.split(4096)]
+    looks = [thinker.look(thoughts.patches(part)) for part in at.split(thoughts.block)]
     learned, m = (torch.cat(parts, -1) for parts in zip(*looks))
     there = thoughts.worth[at + thoughts.beside]
     there = torch.where(there == model.NO_CELL, thoughts.worth[at], there)  # a wall: it stays

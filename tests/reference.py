@@ -317,7 +317,7 @@ class Exact(torch.nn.Module):
 
     def __init__(self, gamma, radius=1):
         super().__init__()
-        self.gamma, self.radius = gamma, radius
+        self.gamma, self.radius, self.block = gamma, radius, 7  # blocks smaller than a maze
 
     def forward(self, x):
         r = self.radius

@@ -135,11 +135,6 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     """
     torch.manual_seed(SEED)
     generator = torch.Generator(device).manual_seed(SEED)
-    settings_of_cache = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device
-    cache = processes.first_process_first(device, maze.load_cache, *settings_of_cache)
-    held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
-    sample = exam(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
-
     online = build(config()).to(device)
     replay = Replay.of(config(), device) if REPLAY != "off" else None
     optimizer = Adam(online.parameters(), LR)
@@ -152,11 +147,15 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     run = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[], began=started)
     if RESUME:
         run = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
-    processes.seed_differently(generator, SEED + run["batch"])
+    settings_of_cache = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device
+    cache = processes.first_process_first(device, maze.load_cache, *settings_of_cache)
+    held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
+    sample = exam(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
     if reporter:
         reporter.begin(learner, cache, batches)
 
     for batch in range(run["batch"], batches):
+        processes.seed_differently(generator, SEED + batch)
         # Act. The network thinks about a maze once; each step of the episode is then a look-up.
         mazes = draw(cache, len(order), run["level"], generator)
         episodes, thoughts = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
@@ -290,7 +289,7 @@ def learn(learner: Learner, episodes: Episodes, thoughts, progress: float) -> to
             loss, grad_norm, error = update(online, optimizer, seen_here, steps, *batch)
             results.append(torch.stack([loss, grad_norm]))
             if replay:
-                errors = torch.zeros_like(td_target[:, part]).flatten().index_copy(0, steps, error)
+                errors = torch.zeros_like(td_target[:, part]).flatten().scatter(0, steps, error)
                 replay.learn(index[lanes][part], errors.view(len(td_target), -1))
     return torch.stack(results, 1)
 
@@ -337,12 +336,13 @@ def measure(run, learner: Learner, sample, loss, grad_norm, epsilon) -> dict:
 
 
 @torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, chunk=4096, steps=None) -> dict[str, torch.Tensor]:
+def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20) -> dict[str, torch.Tensor]:
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
     distance (H, W, B): the exact one. steps: after which it has failed, MAX_EP_LENGTH if not given.
+    cells: as many at once, at most, for the sake of memory.
     """
-    scores = []
+    scores, chunk = [], max(1, cells // distance[..., 0].numel())
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
         episodes, thoughts = rollout(network, part, steps or MAX_EP_LENGTH)

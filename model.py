@@ -24,8 +24,8 @@ from maze import Mazes, in_padded, neighbours, padded
 
 OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
 GRAIN = 8  # a value is kept as its worth w: it is GAMMA ** (-w / GRAIN)
-NO_VALUE = -(2.0**20)  # the worth of an open cell that no value has reached
-NO_CELL = -(2.0**21)  # the worth of a wall
+NO_VALUE = -(2.0**22)  # the worth of an open cell that no value has reached
+NO_CELL = -(2.0**23)  # the worth of a wall
 
 
 # --------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Thoughts:
         q, worth, higher = (torch.cat(several, -1) for several in zip(*parts))
         rows = higher.nonzero()[:, 0]
         risen = at.index_select(0, rows)
-        self.worth.index_copy_(0, risen, worth.index_select(0, rows))
+        self.worth.scatter_(0, risen, worth.index_select(0, rows))
         return q, risen
 
     def wake(self, risen):
@@ -313,7 +313,7 @@ class Thoughts:
         near = near.index_select(0, (lower & (worth != NO_CELL)).nonzero()[:, 0])
         # Where two wake the same cell, one ticket is left.
         number = torch.arange(len(near), dtype=torch.int32, device=near.device)
-        self.ticket.index_copy_(0, near, number)
+        self.ticket.scatter_(0, near, number)
         return near[self.ticket.index_select(0, near) == number]
 
     def patches(self, at):

@@ -10,7 +10,7 @@ from maze import UserError, replacing
 from model import CORES
 from support.window import MEMORIES, build
 
-CHECKPOINT_FORMAT = 6
+CHECKPOINT_FORMAT = 7
 
 
 def save_checkpoint(path, network, settings, **progress):

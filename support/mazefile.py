@@ -162,7 +162,9 @@ def cell_size(kind):
 def from_array(path, start, goal):
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+        if array.dtype.kind not in "biuf":
+            raise ValueError
+    except (ValueError, EOFError, AttributeError):  # an archive has no dtype
         raise UserError(f"{path} is not a numpy array of numbers") from None
     if array.ndim != 2 or not array.size:
         raise UserError(

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import sys
 
 import torch
 import torch.distributed
@@ -19,13 +21,18 @@ def pick_device(name, threads):
         torch.set_num_threads(threads)
     if name == "auto":  # not mps: operations as small as these wait for it
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and WORLD > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    unusable = UserError(f"DEVICE={name} can't be used here: choose auto or cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise unusable
+        if WORLD > 1 and (device.index is not None or device.type == "mps"):
+            raise UserError(f"DEVICE={name} is not for several processes: choose cuda or cpu")
+        if WORLD > 1 and device.type == "cuda":  # each has its own
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", RANK)))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"DEVICE={name} can't be used here: choose auto or cpu") from None
+        raise unusable from None
     return device
 
 
@@ -35,7 +42,8 @@ def all_reduce_sum(x):
         try:
             torch.distributed.all_reduce(x)
         except RuntimeError as error:
-            if lacks_memory(error):
+            lost = "closed", "connect", "peer", "timed out", "timeout", "broken pipe", "remote"
+            if not any(word in str(error).lower() for word in lost):
                 raise
             raise UserError(
                 f"process {RANK} of {WORLD} lost the others: one of them has ended. The "
@@ -99,8 +107,8 @@ def lock(folder):
             message = "wait for it, or choose another OUT_DIR"
             raise UserError(f"another run writes to OUT_DIR={folder}: {message}") from None
         for name in os.listdir(folder):
-            if name.endswith(".part"):  # a killed run left it half written
-                os.remove(os.path.join(folder, name))
+            if re.fullmatch(r".+\.(pt|npz|csv|json|png|gif)\.\d+\.part", name):
+                os.remove(os.path.join(folder, name))  # a killed run left it half written
         yield
 
 
@@ -114,7 +122,8 @@ def stop_on_signal():
         for each, handler in before.items():
             signal.signal(each, handler)
         # A print in the midst of another print would raise.
-        os.write(1, b"\nstopping once this batch or evaluation is done; once more: at once\n")
+        with contextlib.suppress(OSError):
+            os.write(1, b"\nstopping once this batch or evaluation is done; once more: at once\n")
 
     before = {}
     try:
@@ -127,6 +136,14 @@ def stop_on_signal():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def say(text, end="\n"):
+    """Prints, if anybody listens: Ctrl-C ends the `tee` of `python main.py | tee log` at once."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def lacks_memory(error):

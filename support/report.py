@@ -12,6 +12,7 @@ from maze import replacing
 from model import Thinker
 from support import gif, metrics, pictures
 from support.metrics import average
+from support.processes import say
 from support.run import parameters
 
 
@@ -54,15 +55,15 @@ def report(reporter, network, run, held_out, known, evaluate, rollout) -> dict:
     path = os.path.join(out, "summary.json")
     with replacing(path) as beside, open(beside, "w") as file:
         json.dump(summary, file, indent=1)
-    print(
+    say(
         f"on {len(mazes.goal):,} mazes it has never seen: success {success:.4f}, optimal "
         f"{summary['optimal']:.4f}, spl {summary['spl']:.4f}, q_error {summary['q_error']:.1e}"
     )
     if backup:
         mean, worst = summary["backup_error"], summary["backup_error_worst"]
         wrong = f"wrong by {mean:.1%} on average, by {worst:.0%} at worst"
-        print(f"one look, against the exact backup: {wrong}")
-    print(
+        say(f"one look, against the exact backup: {wrong}")
+    say(
         f"{summary['seconds']:.1f} s in all; see {plot_file} and {out}/: rollouts.png, agent.gif, "
         "checkpoint.pt, metrics.csv, summary.json"
     )

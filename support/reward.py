@@ -15,8 +15,8 @@ def with_bonus(reward, mazes: Mazes, cells, novelty=0.0, shaping="none", gamma=1
     """
     reached = cells == mazes.goal
     if novelty:
-        t = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
-        first = torch.full(mazes.walls.shape, len(cells), device=cells.device).flatten(0, 1)
+        t = torch.arange(float(len(cells)), device=cells.device)[:, None].expand_as(cells)
+        first = torch.full(mazes.walls.shape, torch.inf, device=cells.device).flatten(0, 1)
         first.scatter_reduce_(0, cells, t, "amin")
         reward = reward + novelty * ((first.gather(0, cells) == t)[1:] & ~reached[:-1])
     if shaping == "none":

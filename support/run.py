@@ -8,9 +8,9 @@ import time
 import torch
 
 from maze import UserError, replacing
-from support import pictures
+from support import pictures, processes
 from support.checkpoint import load_checkpoint, save_checkpoint
-from support.processes import lacks_memory
+from support.processes import lacks_memory, say
 from support.settings import plot_file
 
 # What a run may be resumed with, though it was begun with other values.
@@ -39,11 +39,10 @@ class Reporter:
         self.episodes = batches * self.settings["BSZ"]
         stored = learner.replay.bytes() if learner.replay else 0
         own = " ".join(f"{name}={self.settings[name]}" for name in self.by_agent)
-        print(
+        say(
             f"{self.settings['MODEL']} with {parameters(learner.online):,} weights, "
             f"{self.episodes:,} episodes on {cache.device}; maze cache {cache.numel() / 1e6:.1f} "
-            f"MB, replay {stored / 1e6:.1f} MB\nset by the agent or by you: {own}",
-            flush=True,
+            f"MB, replay {stored / 1e6:.1f} MB\nset by the agent or by you: {own}"
         )
 
     def evaluated(self, learner, run):
@@ -61,7 +60,7 @@ def set_aside(path):
     if os.path.exists(path):
         aside = f"{path.removesuffix('.pt')}.previous.pt"
         os.replace(path, aside)
-        print(f"the agent of the last run is kept as {aside}, until another run begins")
+        say(f"the agent of the last run is kept as {aside}, until another run begins")
 
 
 def keep(path, run, learner, settings):
@@ -72,6 +71,7 @@ def keep(path, run, learner, settings):
         learner.online,
         settings,
         **progress,
+        processes=processes.WORLD,
         target=learner.target.state_dict(),
         optimizer=learner.optimizer.state(),
         generator=learner.generator.get_state(),
@@ -93,6 +93,9 @@ def resume(path, settings, learner) -> dict:
                 f"{name}={value} now, but the run in {path} has {name}={then.get(name)}: resume "
                 "with the same constants"
             )
+    if (number := run.pop("processes")) != processes.WORLD:
+        now = processes.WORLD
+        raise UserError(f"the run in {path} was begun with {number} processes, not {now}")
     learner.online.load_state_dict(saved.state_dict())
     learner.target.load_state_dict(run.pop("target"))
     learner.optimizer.restore(run.pop("optimizer"))
@@ -124,11 +127,11 @@ def show_progress(run, episodes, settings):
         f"q_error {row['q_error']:.1e}  success {row['success']:.3f}"
     )
     if sys.stdout.isatty():
-        print(f"\r{line:<120}", end="" if share < 1 else "\n", flush=True)
+        say(f"\r{line:<120}", end="" if share < 1 else "\n")
     else:
-        print(line, flush=True)
+        say(line)
     if said := warning(run["history"], settings):
-        print(f"\nwatch out: {said}", flush=True)
+        say(f"\nwatch out: {said}")
 
 
 def warning(history, settings):

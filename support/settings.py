@@ -29,7 +29,8 @@ RANGES = (
     ("CURRICULUM_SUCCESS PRIORITY_ALPHA PRIORITY_BETA", 0, 1, "from 0 to 1"),
     ("CURRICULUM_STEP CURRICULUM_SHARE", 1e-300, 1, "over 0 and at most 1"),
     ("LR HUBER GRAD_CLIP EPSILON_SHAPE", 1e-300, 1e300, "a number over 0"),
-    ("NOVELTY", 0, 1e300, "0 or more"),
+    ("GAMMA", 1e-6, 0.9999, "from 1e-6 to 0.9999"),
+    ("NOVELTY", 0, 1e6, "from 0 to a million"),
     ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
      "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
      "a whole number over 0 and under 2^31"),
@@ -126,7 +127,7 @@ def check(settings, processes=1):
     rules += [
         ("DIFFICULTY_MIN", lambda x: x <= most[0], f"at most DIFFICULTY={most[0]}"),
         ("VISION", lambda x: 0 <= x <= most[1], f"from 0 to {most[1]}"),
-        ("GAMMA", lambda x: 0 < x < 1, "over 0 and under 1"),
+        ("OUT_DIR", lambda x: x, "the name of a folder"),
         ("PLOT_EVERY", lambda x: x > 0, "a number of seconds over 0"),
         (
             "UPDATES",
@@ -134,7 +135,7 @@ def check(settings, processes=1):
             f"at most {most[2]}, as BSZ={s['BSZ']}: each learns from episodes of its own",
         ),
         ("BSZ", lambda x: x % processes == 0, f"a multiple of the {processes} processes"),
-        ("PLOT_FILE", lambda x: not x or can_be_file(x), "a file in a folder that exists"),
+        ("PLOT_FILE", lambda x: not x or can_be_file(x, s), "a file in a folder that exists"),
     ]
     if s["REPLAY"] != "off":
         wanted = f"at least BSZ={s['BSZ']}: a batch must fit in"
@@ -146,9 +147,10 @@ def check(settings, processes=1):
     check_together(s, processes)
 
 
-def can_be_file(path):
+def can_be_file(path, settings):
     folder, name = os.path.split(path)
-    return name and not os.path.isdir(path) and os.path.isdir(folder or ".")
+    made = os.path.normpath(folder) == os.path.normpath(settings["OUT_DIR"])  # by the run itself
+    return name and not os.path.isdir(path) and (made or os.path.isdir(folder or "."))
 
 
 def check_together(s, processes):

@@ -1,6 +1,7 @@
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -188,6 +189,11 @@ WRONG = [
     ("LAMBDA=1.5", "LAMBDA=1.5", "0 to 1"),
     ("LAMBDA=nan", "LAMBDA=nan"),
     ("GAMMA=1", "GAMMA=1"),
+    ("GAMMA=0.99999", "GAMMA=0.99999", "0.9999"),
+    ("GAMMA=1e-200 LAMBDA=0.5", "GAMMA=1e-200", "1e-6"),
+    ("VISION=2 MEMORY=trail NOVELTY=1e300", "NOVELTY=1e+300", "million"),
+    ("OUT_DIR=", "OUT_DIR=", "a folder"),
+    ("solve mazes.txt OUT_DIR=", "OUT_DIR=", "a folder"),
     ("LR=0", "LR=0"),
     ("LR=inf", "LR=inf"),
     ("MODEL=foo", "MODEL=foo", "vin", "cnn", "mlp"),
@@ -202,6 +208,9 @@ WRONG = [
     ("EVAL_EVERY=0", "EVAL_EVERY=0"),
     ("NUM_EPISODES=0", "NUM_EPISODES=0"),
     ("DEVICE=toaster", "DEVICE=toaster"),
+    ("DEVICE=meta", "DEVICE=meta"),
+    ("DEVICE=hpu", "DEVICE=hpu"),
+    ("solve mazes.txt DEVICE=meta", "DEVICE=meta"),
     ("LOOKS=-1", "LOOKS=-1", "0"),
     ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
     ("LOOKS=3e9", "LOOKS=3"),
@@ -373,6 +382,29 @@ def test_commands_for_a_run_and_for_solving(tmp_path, mazes):
     done = command(tmp_path, "solve", mazes, "DEVICE=cpu")
     assert done.returncode == 0 and not done.stderr
     assert re.fullmatch(r"solved \d of 4, by a shortest path \d", done.stdout.splitlines()[-1])
+
+
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(tmp_path):
+    """Ctrl-C ends the `tee` of `python main.py | tee log`, too."""
+    reader, writer = os.pipe()
+    settings = (
+        "NUM_EPISODES=320 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL_SAMPLE=10 EVAL_EVERY=1"
+    )
+    run = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent.parent / "main.py"), *settings.split()],
+        cwd=tmp_path,
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert os.read(reader, 1)
+    os.close(reader)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=100)
+    assert run.returncode == 0 and not said
+    assert (tmp_path / "out" / "summary.json").exists()
 
 
 def test_wrong_command_ends_with_status_2(tmp_path, mazes, digests):

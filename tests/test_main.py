@@ -437,7 +437,7 @@ def test_evaluation_in_parts_is_the_same():
     network = fixed(torch.randn(4, 8, 8, generator=seeded()))
     whole, parts = (
         main.evaluate(network, mazes, distance),
-        main.evaluate(network, mazes, distance, chunk=7),
+        main.evaluate(network, mazes, distance, cells=500),
     )
     assert whole["success"].std() > 0
     assert all(
@@ -475,7 +475,7 @@ def test_evaluation_of_an_agent_with_a_window_takes_no_random_action(monkeypatch
     torch.manual_seed(4)
     again, parts = (
         scores(network, mazes),
-        main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), chunk=17),
+        main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), cells=1100),
     )
     assert all(
         torch.equal(first[name], again[name])
@@ -790,7 +790,7 @@ def test_scores_come_from_held_out_mazes_only(tiny, monkeypatch, held_out, sampl
     """With an evaluation that gives 1 to training mazes and 0 to others."""
     known = set(maze.fingerprints(maze.make_mazes(300, 12, seeded())))
 
-    def evaluate(network, mazes, distance, chunk=4096):
+    def evaluate(network, mazes, distance):
         seen = torch.tensor(
             [float(one in known) for one in maze.fingerprints(maze.pack(mazes.walls))]
         )

@@ -95,6 +95,28 @@ def test_a_signal_stops_all_processes_at_the_same_batch(same_mazes):
     assert [process.end()[0] for process in (first, second)] == [0, 0]
 
 
+def test_two_processes_that_are_stopped_and_resumed_end_as_if_they_had_never_been(quick):  # noqa: F811
+    same = "LR_DECAY=0", "CURRICULUM=off", "EPSILON=0.5"
+    ways = dict(whole=["NUM_EPISODES=320"], parts=["NUM_EPISODES=96", "NUM_EPISODES=320"])
+    for name, steps in ways.items():
+        for number, episodes in enumerate(steps):
+            resume = f"RESUME={number > 0}"
+            for process in processes_of(quick / name, 2, *same, episodes, resume):
+                status, said = process.end()
+                assert status == 0, said
+    whole, parts = (load_checkpoint(f"{quick}/{name}/checkpoint.pt", "cpu") for name in ways)
+    for a, b in zip(whole[0].parameters(), parts[0].parameters()):
+        assert torch.equal(a, b)
+    assert whole[2]["env_steps"] == parts[2]["env_steps"]
+
+
+def test_a_run_of_two_processes_is_not_resumed_by_one(quick, capsys):  # noqa: F811
+    for process in processes_of(quick / "out", 2):
+        assert process.end()[0] == 0
+    assert runs(quick / "out", *SETTINGS, "NUM_EPISODES=640", "RESUME=True") == 2
+    assert "2 processes, not 1" in capsys.readouterr().err
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(quick, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(main, "WORLD", 3)
     assert runs(quick / "out") == 2

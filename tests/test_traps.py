@@ -14,6 +14,7 @@ from test_runs import quick, runs, small  # noqa: F401
 
 import main
 import maze
+import model
 from support import mazefile, metrics, pictures, processes, settings
 from support.checkpoint import load_checkpoint
 
@@ -180,6 +181,16 @@ def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monke
     with pytest.raises(maze.UserError, match="lost the others"):
         processes.all_reduce_sum(torch.ones(1))
 
+    def wrong(x):
+        raise RuntimeError("Duplicate GPU detected: rank 0 and rank 1 both on CUDA device 0")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
+    with pytest.raises(RuntimeError, match="Duplicate GPU"):
+        processes.all_reduce_sum(torch.ones(1))
+    for name in "cuda:0", "mps":
+        with pytest.raises(maze.UserError, match=f"DEVICE={name} is not for several processes"):
+            processes.pick_device(name, 1)
+
 
 def test_memory_of_several_processes_is_not_resumed():
     with pytest.raises(maze.UserError, match="choose REPLAY=off, or one process"):
@@ -211,6 +222,59 @@ def test_reward_is_paid_once():
     mazes = reference.corridor(5, 0, 2)
     cells = torch.tensor([0, 1, 2, 2, 2])[:, None]
     assert main.with_reward(mazes, cells, None).reward[:, 0].tolist() == [0, 1, 0, 0]
+
+
+# Far and near
+
+
+@pytest.mark.parametrize("steps", [2**17, 2**18])
+def test_a_value_that_comes_from_far_away_spreads_on(steps):
+    mazes = reference.corridor(9, 0, 8)
+    thoughts = model.Thoughts(reference.given(reference.Exact(0.5), 0.5), mazes.walls, mazes.goal)
+    thoughts.worth[thoughts.goal] = float(-model.GRAIN * steps)
+    worth = thoughts.inside(thoughts.settle().worth).flatten()
+    assert worth.tolist() == [
+        -model.GRAIN * (steps + 8 - i + (i < 8)) + 8 * (i < 8) for i in range(9)
+    ]
+
+
+def test_what_no_value_has_reached_is_worth_nothing_at_the_greatest_gamma():
+    gamma = max(high for names, _, high, _ in settings.RANGES if names == "GAMMA")
+    assert gamma > 0.999
+    walls = torch.ones(3, 5, 1, dtype=torch.bool)
+    walls[1, [0, 2, 4]] = False
+    thoughts = model.Thoughts(
+        reference.given(reference.Exact(gamma), gamma), walls, torch.tensor([5])
+    ).settle()
+    values = thoughts.values()[..., 0]
+    assert values[1, 0] > 1 and values[values < 1].max() < 1e-20
+
+
+# Files of others
+
+
+def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
+    (tmp_path / "folder.part").mkdir()
+    left = "checkpoint.pt.123.part", "training_plot.png.7.part"
+    kept = "film.mkv.part", "film.mkv.001.part", "checkpoint.pt"
+    for name in left + kept:
+        (tmp_path / name).write_text("")
+    with processes.lock(str(tmp_path)):
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.part", "lock"}
+
+
+def test_a_run_that_cannot_be_resumed_leaves_its_mazes_alone(quick, digests, capsys):  # noqa: F811
+    assert runs(quick / "out", "NUM_EPISODES=32") == 0
+    before = digests(quick)
+    assert runs(quick / "out", "NUM_EPISODES=32", "RESUME=True", "GRID=9") == 2
+    assert "GRID=9 now" in capsys.readouterr().err and digests(quick) == before
+
+
+def test_a_plot_may_go_into_the_folder_that_the_run_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings.check(main.config() | dict(OUT_DIR="out", PLOT_FILE="out/plot.png"))
+    with pytest.raises(maze.UserError, match="a folder that exists"):
+        settings.check(main.config() | dict(OUT_DIR="out", PLOT_FILE="other/plot.png"))
 
 
 # Mazes from elsewhere
@@ -256,6 +320,19 @@ def test_an_unclear_picture_is_told_in_one_line(tmp_path):
         file.write(b"not a picture")
     with pytest.raises(maze.UserError, match="not a picture"):
         mazefile.read(path)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 3), [("a", int)]), np.array([["#", "."]]), np.zeros((2, 2), complex)]
+)
+def test_an_array_of_anything_but_numbers_is_refused(tmp_path, array):
+    np.save(tmp_path / "maze.npy", array)
+    with pytest.raises(maze.UserError, match="not a numpy array of numbers"):
+        mazefile.read(str(tmp_path / "maze.npy"), "0,0", "1,1")
+    with open(tmp_path / "maze.npy", "wb") as file:
+        np.savez(file, array)
+    with pytest.raises(maze.UserError, match="not a numpy array of numbers"):
+        mazefile.read(str(tmp_path / "maze.npy"), "0,0", "1,1")
 
 
 def test_letters_and_arrays_of_others_are_read(tmp_path):

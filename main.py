@@ -4,13 +4,18 @@ python main.py                      train with the constants below
 python main.py MODEL=cnn SEED=3     the same, with some of them overridden
 python main.py RESUME=True          go on with the run in OUT_DIR where it stopped
 python main.py solve FILE           walk the mazes in a file with the trained agent
+
+A small network looks at one cell and those around it, and gives Q of the four moves; the best Q is
+the cell's new value. It thinks: cells look again and again, until no value changes. What one look
+has to learn is the Bellman backup, Q(s, a) = r + GAMMA * V(s').
 """
 
 import time
 
-started = time.perf_counter()
+started = time.perf_counter()  # before the imports, so that they count
 
 import copy
+import math
 import sys
 from typing import NamedTuple
 
@@ -23,21 +28,21 @@ from maze import Mazes
 from model import Episodes
 from support import mazefile, metrics, processes, settings, solving
 from support.adam import Adam
+from support.agents import build, recall
 from support.checkpoint import load_checkpoint
-from support.processes import RANK, WORLD, all_reduce_sum
+from support.processes import RANK, WORLD, all_reduce_sum, say
 from support.replay import Replay, minibatches
 from support.report import report
 from support.reward import bounds, with_bonus
 from support.run import Reporter, exit_status, profiled, resume, stop_if_not_finite
 from support.settings import HELD_OUT_SEED
-from support.window import build, recall
 
 # fmt: off
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
-DIFFICULTY = 1.0        # share of walls kept, 0 (an empty hall) .. 1 (one path between any two
-                        # cells). A training maze draws its own share, from the next one to this
-DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # one. Evaluation always walks mazes with all walls
+DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
+DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # fewest; each training maze draws a share in between.
+                        # Evaluation always walks mazes with all their walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
@@ -47,14 +52,14 @@ MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings dif
 # if it sees a window, or "map" if it draws a map; "mlp" stands for all that are not named.
 MODEL = "mlp"           # "mlp", "cnn", "attention": they learn the backup; "vin": it is built in
 WIDTH = 0               # units or channels of a hidden layer; 0: the model's own
-LOOKS = 0               # how often a cell looks while the network thinks; 0: until nothing changes
+LOOKS = 0               # rounds of looking while the network thinks; 0: until no value changes
 VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
 COMPASS = True          # with VISION: knows how far the goal is to the north and to the east
 MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), "map"
 
 # Learning
 GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; small: ratios of values are clear
-LAMBDA = dict(mlp=0.0, window=0.9)  # 0: credit moves one cell a target sync; 1: along a greedy path
+LAMBDA = dict(mlp=0.0, window=0.9)  # 0: targets of one step; 1: to the end of the greedy way
 LR = dict(mlp=0.01, cnn=0.005, attention=0.005, window=0.002)  # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
 UPDATES = dict(mlp=40, cnn=80, attention=80, window=20)  # gradient steps a batch, on its parts
@@ -62,8 +67,8 @@ TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is
 DOUBLE = False          # double DQN: the online network picks the next action, the target values it
 HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns linear
 GRAD_CLIP = 1.0         # greatest norm of the gradient
-REPLAY = "off"          # "off": learn from the newest batch; "uniform": from the last REPLAY_SIZE
-REPLAY_SIZE = 16_384    # episodes; "prioritized": from those with great TD errors more often
+REPLAY = "off"          # learn from a replay memory: "off", "uniform", "prioritized" (by TD error)
+REPLAY_SIZE = 16_384    # episodes in it
 PRIORITY_ALPHA = 0.6    # prioritized: 0: as uniform; 1: as often as the TD error is great
 PRIORITY_BETA = 0.4     # prioritized: how far weights make up for that, at first; 1 at the end
 
@@ -78,8 +83,8 @@ EPSILON_SHAPE = 1.5     # 1: evenly from 0 to EPSILON; higher: more episodes are
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances together
 CURRICULUM = "adaptive"  # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: success, in the least exploring quarter
-CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # of a batch, that raises the level, and by how much
+CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: in the least exploring quarter
+CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # adaptive: what such success raises the level by
 CURRICULUM_SHARE = 0.5  # linear: share of the run after which the level is 1
 
 # The run
@@ -100,6 +105,7 @@ CHECKPOINT = ""         # the file that `solve` walks with; "": checkpoint.pt un
 PROFILE = False         # run under cProfile: prints the 30 slowest calls, saves training_stats
 # fmt: on
 
+# Only names above this line are constants. Each dict becomes the value for this agent, a number.
 CONSTANTS = [name for name in globals() if name.isupper() and name not in settings.OTHERS]
 BY_AGENT = {name: globals()[name] for name in CONSTANTS if isinstance(globals()[name], dict)}
 
@@ -130,7 +136,7 @@ class Learner(NamedTuple):
 def train(device, reporter=None, asked_to_stop=lambda: False):
     """Trains an agent with the constants as they stand.
 
-    Returns the network, the run's progress with its history, and the bit-packed mazes that it
+    Returns the network, the record of the run with its history, and the bit-packed mazes that it
     trained on, and that it has never seen. reporter: see `support.run.Reporter`.
     """
     torch.manual_seed(SEED)
@@ -139,25 +145,25 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     replay = Replay.of(config(), device) if REPLAY != "off" else None
     optimizer = Adam(online.parameters(), LR)
     learner = Learner(online, copy.deepcopy(online), optimizer, replay, generator)
-    # Shuffled, so that every update learns from all kinds of exploration.
+    # Shuffled, so that every update learns from all kinds of exploration; alike in all processes.
     order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
     least_exploring = order < max(1, BSZ // 4)
-    batches = -(-NUM_EPISODES // BSZ)
-    run = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[], began=started)
+    batches = math.ceil(NUM_EPISODES / BSZ)
+    record = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[], began=started)
     if RESUME:
-        run = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
-    settings_of_cache = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device
-    cache = processes.first_process_first(device, maze.load_cache, *settings_of_cache)
-    held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device)
-    sample = exam(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
+        record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
+    wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
+    cache = processes.first_process_first(device, maze.load_cache, *wanted)
+    held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device, say)
+    sample = test_set(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
     if reporter:
         reporter.begin(learner, cache, batches)
 
-    for batch in range(run["batch"], batches):
-        processes.seed_differently(generator, SEED + batch)
-        # Act. The network thinks about a maze once; each step of the episode is then a look-up.
-        mazes = draw(cache, len(order), run["level"], generator)
+    for batch in range(record["batch"], batches):
+        processes.seed_differently(generator, SEED, batch)
+        # Act. The network thinks once; a step is then a look-up. (With a window, it is asked.)
+        mazes = draw(cache, len(order), record["level"], generator)
         episodes, thoughts = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
 
         # Learn.
@@ -169,18 +175,19 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
         away = episodes.cells != episodes.mazes.goal
         counts = [away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()]
         steps, arrived, tried = all_reduce_sum(torch.stack(counts)).tolist()
-        level = next_level(run["level"], (batch + 1) / batches, arrived / max(1, tried))
-        run.update(batch=batch + 1, env_steps=run["env_steps"] + steps, level=level)
+        level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
+        record.update(batch=batch + 1, env_steps=record["env_steps"] + steps, level=level)
         stopping = batch + 1 == batches or processes.any_of_them(asked_to_stop(), device)
         if RANK == 0 and (batch % EVAL_EVERY == 0 or stopping):
-            means = [x.mean().item() for x in (losses, grad_norms, epsilon)]
-            run["history"].append(measure(run, learner, sample, *means))
-            run.setdefault("early", copy.deepcopy(online.state_dict()))
+            means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
+            scores = evaluate(online, *sample)
+            record["history"].append(metrics.row(config(), record, optimizer.lr, scores, means))
+            record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
-                reporter.evaluated(learner, run)
+                reporter.evaluated(learner, record)
         if stopping:
             break
-    return online, run, cache, held_out
+    return online, record, cache, held_out
 
 
 def draw(cache, n: int, level: float, generator) -> Mazes:
@@ -192,10 +199,10 @@ def draw(cache, n: int, level: float, generator) -> Mazes:
     return maze.draw(cache[:, index], GRID, difficulty, farthest, GOAL, generator)
 
 
-def next_level(level: float, progress: float, success: float) -> float:
-    """The curriculum's level after a batch. progress: the share of the run done."""
+def next_level(level: float, share_done: float, success: float) -> float:
+    """The curriculum's level after a batch. share_done: of the run."""
     if CURRICULUM == "linear":
-        return min(1.0, progress / CURRICULUM_SHARE)
+        return min(1.0, share_done / CURRICULUM_SHARE)
     if CURRICULUM == "adaptive" and success >= CURRICULUM_SUCCESS:
         return min(1.0, level + CURRICULUM_STEP)
     return level
@@ -216,14 +223,14 @@ def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None):
         thoughts = network.think(mazes)
         table, greedy = maze.move_table(mazes, thoughts.q)
         cells = maze.walk(table, mazes.start, choices)
-        choices += (choices == 4) * (model.along(greedy, cells[:-1]).int() - 4)
+        actions = torch.where(choices == 4, model.along(greedy, cells[:-1]), choices)
     else:
         thoughts = network.begin(mazes, learning=epsilon is not None)
-        no_q = torch.zeros(1, device=mazes.goal.device).expand(4, *mazes.walls.shape)
-        table, _ = maze.move_table(mazes, no_q)
-        cells = maze.walk(table, mazes.start, choices, lambda cells: thoughts.see(cells).argmax(0))
+        table, _ = maze.move_table(mazes)
+        actions = choices  # `walk` replaces each 4 by the action that the agent takes
+        cells = maze.walk(table, mazes.start, actions, lambda cells: thoughts.see(cells).argmax(0))
         thoughts.see(cells[-1])
-    return with_reward(mazes, cells, choices.long()), thoughts
+    return with_reward(mazes, cells, actions.long()), thoughts
 
 
 def choose_actions(steps: int, mazes: Mazes, epsilon, generator):
@@ -231,74 +238,79 @@ def choose_actions(steps: int, mazes: Mazes, epsilon, generator):
     shape = steps, len(mazes.goal)
     if epsilon is None:
         return torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
-    scale = 4 / 2**16 / epsilon.clamp(min=1e-30)  # under epsilon, each of 0..3 is as likely
-    dice = maze.dice(shape, generator)
-    return torch.addcmul(scale * (2**15 + 0.5), dice, scale).clamp_(max=4).int()
+    # Under epsilon, each of 0..3 is as likely.
+    return (maze.uniform(shape, generator) * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()
 
 
 def with_reward(mazes: Mazes, cells, actions) -> Episodes:
     """The episodes with what their steps earn: 1 for reaching the goal, NOVELTY and SHAPING."""
     reached = cells == mazes.goal
     reward = (reached[1:] & ~reached[:-1]).float()
-    return Episodes(
-        mazes, cells, actions, *with_bonus(reward, mazes, cells, NOVELTY, SHAPING, GAMMA)
-    )
+    reward, potential = with_bonus(reward, mazes, cells, NOVELTY, SHAPING, GAMMA)
+    return Episodes(mazes, cells, actions, reward, potential)
 
 
 # --------------------------------------------------------------------------------------------------
-# Learning: what was seen -> targets (model.td_targets) -> TD errors -> a gradient step
+# Learning: what was seen -> targets -> TD errors -> a gradient step
 
 
-def learn(learner: Learner, episodes: Episodes, thoughts, progress: float) -> torch.Tensor:
-    """UPDATES gradient steps on these episodes, or on as many out of the replay memory.
+def learn(learner: Learner, episodes: Episodes, thoughts, share_done: float) -> torch.Tensor:
+    """UPDATES gradient steps, each on its own share of these episodes, or of remembered ones.
 
-    thoughts: what the online network thought when it walked. progress: the share of the run done.
+    thoughts: what the online network thought when it walked. share_done: of the run.
     Returns the losses and the norms of the gradient, (2, UPDATES).
     """
-    online, target, optimizer, replay, generator = learner
+    online, _, optimizer, replay, generator = learner
     n, results = len(episodes.mazes.goal), []
     weight = torch.ones(n, device=episodes.cells.device)
     if replay:
-        replay.add(*episodes[:3])
-        beta = PRIORITY_BETA + (1 - PRIORITY_BETA) * progress
+        replay.add(episodes.mazes, episodes.cells, episodes.actions)
+        beta = PRIORITY_BETA + (1 - PRIORITY_BETA) * share_done
         *remembered, index, weight = replay.sample(n, generator, beta)
         episodes, thoughts = with_reward(*remembered), None
     syncs = min(TARGET_SYNCS, UPDATES)
     for sync in range(syncs):
         first, last = sync * UPDATES // syncs, (sync + 1) * UPDATES // syncs
-        lanes = slice(first * n // UPDATES, last * n // UPDATES)
-        some = episodes.select(lanes)
-        # The target network is copied, and thinks for itself of the episodes until the next sync;
-        # at the first one it has, when it walked. With double DQN it is copied one sync late: else
-        # the two networks would be the same.
-        if not DOUBLE:
-            target.load_state_dict(online.state_dict())
-        if sync or DOUBLE or thoughts is None:
-            seen = recall(target, some)
-        else:
-            seen = thoughts.along(some.cells, lanes)
-        how = GAMMA, LAMBDA, DOUBLE, bounds(NOVELTY, MAX_EP_LENGTH)
-        td_target, counts = model.td_targets(online, target, seen, some, *how)
-        if DOUBLE:
-            target.load_state_dict(online.state_dict())
-
-        by_step = some.actions, td_target, weight[lanes].expand_as(td_target)
+        lanes = slice(first * n // UPDATES, last * n // UPDATES)  # learned until the next sync
+        seen, td_target, counts = fixed_targets(learner, episodes.select(lanes), lanes, thoughts)
+        by_step = episodes.actions[:, lanes], td_target, weight[lanes].expand_as(td_target)
         for part, steps in minibatches(counts, last - first):
-            batch = [x[:, part].flatten()[steps] for x in by_step]
+            minibatch = [x[:, part].flatten()[steps] for x in by_step]
             seen_here = [x[..., part] for x in seen]
-            loss, grad_norm, error = update(online, optimizer, seen_here, steps, *batch)
+            loss, grad_norm, error = update(online, optimizer, seen_here, steps, *minibatch)
             results.append(torch.stack([loss, grad_norm]))
             if replay:
                 errors = torch.zeros_like(td_target[:, part]).flatten().scatter(0, steps, error)
-                replay.learn(index[lanes][part], errors.view(len(td_target), -1))
+                replay.set_priority(index[lanes][part], errors.view(len(td_target), -1))
+        thoughts = None  # the online network has changed
     return torch.stack(results, 1)
+
+
+def fixed_targets(learner: Learner, episodes: Episodes, lanes: slice, thoughts):
+    """Copies the target network: (what it saw on the way, the target of each step, which count).
+
+    lanes: which of the batch these episodes are. thoughts: of the network that walked, while it is
+    the online network: a copy of it thinks the same. Later, None: the copy thinks anew. No gradient
+    passes through the thinking: each look is learned by itself, from values that stay as they are.
+    """
+    online, target = learner.online, learner.target
+    # With double DQN the target is copied one sync late: else the two networks would be the same.
+    if not DOUBLE:
+        target.load_state_dict(online.state_dict())
+    anew = DOUBLE or thoughts is None
+    seen = recall(target, episodes) if anew else thoughts.along(episodes.cells, lanes)
+    limits = bounds(NOVELTY, MAX_EP_LENGTH)
+    targets = model.td_targets(online, target, seen, episodes, GAMMA, LAMBDA, DOUBLE, limits)
+    if DOUBLE:
+        target.load_state_dict(online.state_dict())
+    return seen, *targets
 
 
 def update(online, optimizer, seen, steps, action, td_target, weight):
     """One gradient step on the TD errors Q(s, a) - td_target in N `steps` of what was `seen`.
 
-    action, td_target, weight (N,). Returns the loss, the norm of the gradient, and the TD errors
-    (N,), all on the device.
+    action, td_target, weight (N,), targets in the units of Q. Returns the loss, the norm of the
+    gradient, and the TD errors (N,), all on the device.
     """
     q = online.q(seen, steps)  # (4, N)
     error = q.gather(0, action[None])[0] - td_target
@@ -317,30 +329,20 @@ def update(online, optimizer, seen, steps, action, td_target, weight):
 # Evaluation
 
 
-def exam(packed):
-    """(bit-packed mazes with all walls, a goal and a start at any distance; the distances)."""
+def test_set(packed):
+    """(the mazes with all walls, each with a goal and a start, the distance of each cell to it)."""
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)  # the same mazes whatever the device
     mazes = maze.draw(packed.cpu(), GRID, 1.0, MAX_START_DISTANCE, GOAL, generator)
     mazes = mazes.to(packed.device)
     return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
-def measure(run, learner: Learner, sample, loss, grad_norm, epsilon) -> dict:
-    """A row of the history. sample: an exam of EVAL_SAMPLE held-out mazes, then training mazes."""
-    scores, half = evaluate(learner.online, *sample), min(EVAL_SAMPLE, EVAL_MAZES)
-    row = dict(episodes=run["batch"] * BSZ, env_steps=run["env_steps"])
-    row |= dict(updates=run["batch"] * UPDATES, seconds=time.perf_counter() - run["began"])
-    row |= dict(loss=loss, level=run["level"], grad_norm=grad_norm, epsilon=epsilon)
-    row |= dict(learning_rate=learner.optimizer.lr, **metrics.average(scores, slice(half)))
-    return row | dict(train_success=metrics.average(scores, slice(half, None))["success"])
-
-
 @torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20) -> dict[str, torch.Tensor]:
+def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
     distance (H, W, B): the exact one. steps: after which it has failed, MAX_EP_LENGTH if not given.
-    cells: as many at once, at most, for the sake of memory.
+    cells: how many to think about at once.
     """
     scores, chunk = [], max(1, cells // distance[..., 0].numel())
     for i in range(0, len(mazes.goal), chunk):
@@ -360,12 +362,10 @@ def run():
     device = pick_device()
     with processes.joined(OUT_DIR, device) as asked_to_stop:
         reporter = Reporter(config(), BY_AGENT, DEFAULTS) if RANK == 0 else None
-        network, progress, cache, held_out = train(device, reporter, asked_to_stop)
+        network, record, cache, held_out = train(device, reporter, asked_to_stop)
         if RANK == 0:
-            known = cache[:, : -(-EVAL_MAZES // 4)]
-            return report(
-                reporter, network, progress, *map(exam, (held_out, known)), evaluate, rollout
-            )
+            sets = test_set(held_out), test_set(cache[:, : math.ceil(EVAL_MAZES / 4)])
+            return report(reporter, network, record, *sets, evaluate, rollout)
 
 
 def solve(path: str, start="", goal=""):

@@ -2,8 +2,8 @@
 
 Conventions, the same in all three modules:
 
-- The batch is the LAST axis: walls are (H, W, B), Q-values (4, H, W, B). All neighbours of all
-  cells are then a slice: no look-up is needed.
+- The batch is the LAST axis: walls are (H, W, B), Q-values (4, H, W, B). One cell of all mazes is
+  then one piece of memory. A maze's place in its batch is called its lane.
 - A cell is one number, y * W + x. Actions are 0..3 = up, down, left, right. Outside is wall.
 """
 
@@ -19,10 +19,6 @@ import torch
 import torch.nn.functional as F
 
 CACHE_FORMAT = 4
-
-
-class UserError(Exception):
-    """A mistake that the user can mend; the message says what was wrong and what would be right."""
 
 
 class Mazes(NamedTuple):
@@ -41,21 +37,6 @@ class Mazes(NamedTuple):
     def select(self, index):
         """The mazes at `index`: a slice or a (N,) int64 tensor."""
         return Mazes(self.walls[..., index], self.goal[index], self.start[index])
-
-
-@contextmanager
-def replacing(path):
-    """Gives a path to write to, and renames it to `path` when it is whole."""
-    beside = f"{path}.{os.getpid()}.part"
-    try:
-        yield beside
-        os.replace(beside, path)
-    except OSError as error:
-        error.filename = path  # a disk that is full does not say whose file it was
-        raise
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -82,8 +63,8 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
     steps = [-2 * width * n, 2 * width * n, -2 * n, 2 * n]  # up, down, left, right, by a room
     step = torch.tensor(steps, device=device)[:, None]
 
-    # Which of the four neighbours are free, as bits, and a throw of a twelve-sided die say where to
-    # go; 0 means: climb back.
+    # Which of the four neighbours are free, as bits, and a throw of a twelve-sided die (fair among
+    # 1, 2, 3 or 4) say where to go; 0 means: climb back.
     free_steps = [[there for a, there in enumerate(steps) if bits >> a & 1] for bits in range(16)]
     enter = [
         there[throw % len(there)] if there else 0 for there in free_steps for throw in range(12)
@@ -150,7 +131,7 @@ def load_cache(path, n: int, grid: int, seed: int, device="cpu", say=print) -> t
     are the same ones whatever the device.
     """
     settings = json.dumps(dict(format=CACHE_FORMAT, mazes=n, grid=grid, seed=seed))
-    shape, why = (-(-grid * grid // 8), n), "there is none yet"
+    shape, why = (math.ceil(grid * grid / 8), n), "there is none yet"
     if os.path.exists(path):
         try:
             with np.load(path, allow_pickle=False) as file:  # zip's checksum finds any damage
@@ -165,6 +146,21 @@ def load_cache(path, n: int, grid: int, seed: int, device="cpu", say=print) -> t
     with replacing(path) as beside, open(beside, "wb") as file:
         np.savez(file, settings=settings, packed=packed.numpy())
     return packed.to(device)
+
+
+@contextmanager
+def replacing(path):
+    """Gives a path to write to, and renames it to `path` when it is whole."""
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        error.filename = path  # a disk that is full does not say whose file it was
+        raise
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
 
 
 def held_out(n: int, grid: int, seed: int, cache, device="cpu", say=print) -> torch.Tensor:
@@ -203,7 +199,7 @@ def draw(packed, grid: int, difficulty, max_start_distance: int, goal: str, gene
     """
     walls = unpack(packed, grid, grid)
     share = torch.as_tensor(difficulty, device=walls.device)
-    walls &= dice(walls.shape, generator) < share * 2**16 - 2**15
+    walls &= uniform(walls.shape, generator) < share
     if goal == "corner":
         corner = (grid - 1) // 2 * 2
         goal = torch.full((walls.shape[2],), corner * grid + corner, device=walls.device)
@@ -213,14 +209,15 @@ def draw(packed, grid: int, difficulty, max_start_distance: int, goal: str, gene
     return Mazes(walls, goal, choose(within(walls, goal, max_start_distance), generator))
 
 
-def dice(shape, generator) -> torch.Tensor:
-    """Random whole numbers from -2^15 to 2^15 - 1, as float32: four for the price of one."""
+def uniform(shape, generator) -> torch.Tensor:
+    """Random numbers, over 0 and under 1, in steps of 2^-16: four for the price of one."""
     n, device = math.prod(shape), generator.device
     if device.type == "mps":  # its random numbers have 32 bits
-        return torch.randint(-(2**15), 2**15, shape, generator=generator, device=device).float()
-    four = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
-    four.random_(-(2**63), None, generator=generator)
-    return four.view(torch.int16)[:n].view(shape).float()
+        whole = torch.randint(-(2**15), 2**15, shape, generator=generator, device=device)
+    else:
+        four = torch.empty(math.ceil(n / 4), dtype=torch.int64, device=device)
+        whole = four.random_(-(2**63), None, generator=generator).view(torch.int16)[:n].view(shape)
+    return (whole.float() + (2**15 + 0.5)) / 2**16
 
 
 def choose(mask, generator) -> torch.Tensor:
@@ -259,25 +256,26 @@ def in_padded(cells, w: int, radius: int) -> torch.Tensor:
 # Moving
 
 
-def move_table(mazes: Mazes, q) -> tuple[torch.Tensor, torch.Tensor]:
+def move_table(mazes: Mazes, q=None):
     """Where each action leads, for walking by look-up: (table, greedy).
 
     table (H * W * 5 * B,): entry (cell * 5 + action) * B + b is the cell to which the action leads
     in maze b; action 4 is the greedy one of q (4, H, W, B). A wall leaves the agent where it is,
-    and from the goal nothing leads away. greedy (H, W, B) uint8: the greedy action itself.
+    and from the goal nothing leads away. greedy (H, W, B) uint8: the greedy action itself, or None.
     """
-    h, w, b = mazes.walls.shape
+    (h, w, b), device = mazes.walls.shape, mazes.walls.device
     kind = torch.int32 if h * w * 5 * b < 2**31 else torch.int64  # 32 bits are faster
-    cell = torch.arange(h * w, dtype=kind, device=q.device).view(h, w, 1)
+    cell = torch.arange(h * w, dtype=kind, device=device).view(h, w, 1)
     is_open = ~neighbours(mazes.walls, True)
-    table = torch.empty(h * w, 5, b, dtype=kind, device=q.device)
+    table = torch.empty(h * w, 5, b, dtype=kind, device=device)
     for action, offset in enumerate((-w, w, -1, 1)):
         there = table.view(h, w, 5, b)[:, :, action]
         torch.add(cell, is_open[action], alpha=offset, out=there)
-    greedy = best_action(q)
-    best = greedy.flatten(0, 1)[:, None].long()
-    torch.gather(table[:, :4], 1, best, out=table[:, 4:])
-    table[mazes.goal, :, torch.arange(b, device=q.device)] = mazes.goal.to(kind)[:, None]
+    greedy = None if q is None else best_action(q)
+    if q is not None:
+        best = greedy.flatten(0, 1)[:, None].long()
+        torch.gather(table[:, :4], 1, best, out=table[:, 4:])
+    table[mazes.goal, :, torch.arange(b, device=device)] = mazes.goal.to(kind)[:, None]
     return table.view(-1), greedy
 
 
@@ -377,7 +375,8 @@ def distances(walls, goal) -> torch.Tensor:
     for step, far in enumerate(waves(walls, goal), 1):
         if step == 1 << len(digits):
             digits.append(torch.zeros_like(far))
-        # What is d steps away is far 1, 2, ..., d times: digit i flips at every 2^i of them.
+        # A cell d steps away is far in the waves 1, 2, ..., d, and counts them in base 2: with wave
+        # `step` digit i flips if 2^i divides it, as when counting from step - 1 to step.
         for digit in digits[: (step & -step).bit_length()]:
             digit ^= far
     distance = sum(from_waves(digit, walls).int() << i for i, digit in enumerate(digits))

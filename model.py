@@ -36,7 +36,7 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 #
 # The first planes say which cells of the patch are walls (and, on a map, which are unknown). The
 # last one is the value of each, in units of the greatest within one step; so is Q. The last layer
-# begins with zeros: at first nothing is worth anything.
+# begins with zeros: at first nothing is worth anything (VIN: a move succeeds half the time).
 
 
 class MLP(nn.Module):
@@ -123,6 +123,7 @@ class VIN(nn.Module):
         self.p = zeros(nn.Linear(width, 4))
 
     def forward(self, x):
+        # A hard sigmoid.
         p = 0.5 + layer(self.p, layer(self.hidden, x[:-1].flatten(0, 2)).relu_()) / 6
         # Only an exact 0 or 1 stays right over a thousand steps, so p is clipped, not squashed. The
         # gradient passes the clip: a p that is certain and wrong is mended (straight-through).
@@ -157,7 +158,7 @@ CORES = {"mlp": MLP, "cnn": CNN, "attention": Attention, "vin": VIN}
 class Thinker(nn.Module):
     """A core that thinks: a Q-network for mazes of any size.
 
-    looks: how often a cell looks at most; 0: until no value changes.
+    looks: the most rounds of looking; 0: until no value changes.
     kinds: 2, if all cells are open or walls; 3, if some are unknown.
     """
 
@@ -186,7 +187,7 @@ class Thinker(nn.Module):
         torch.eq(worth, NO_CELL, out=planes[0])
         if self.kinds == 3:
             torch.eq(kind, UNKNOWN, out=planes[1])
-        # A cell of the patch is worth at most gamma ** -radius times m, or it is cut off from here.
+        # Values far above m are cut: such a cell is out of reach, behind a wall.
         most = self.core.radius * GRAIN * self.log2_unit
         m = self.best_in_reach(patch)
         value = torch.sub(worth, m, out=planes[-1])
@@ -248,7 +249,7 @@ class Thoughts:
         self.beside = patch[[thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]]
         # 32-bit indices are faster, where they reach.
         self.patch = patch.int() if len(self.worth) < 2**31 else patch
-        self.block = thinker.core.block * (1 if device.type == "cpu" else 256)
+        self.block = thinker.core.block * (1 if device.type == "cpu" else 256)  # a GPU is for more
         self.ticket = torch.empty(len(self.worth), dtype=torch.int32, device=device)  # for `wake`
 
     def index(self, cells, lanes=slice(None)):
@@ -258,7 +259,7 @@ class Thoughts:
 
     @torch.no_grad()
     def settle(self, each_look=None):
-        """Thinks until no value changes, or for as many looks as the network may take.
+        """Thinks until no value changes, or for as many rounds of looking as the network may take.
 
         First values spread from the goal, one step with every round. Then every cell looks once
         more, whatever it sees. Where some rise even then, their values spread, too, and all cells
@@ -267,14 +268,14 @@ class Thoughts:
         """
         is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
         q = torch.zeros(4, len(self.worth), device=self.worth.device)
-        self.looks = self.thinker.looks or math.inf
+        self.rounds_left = self.thinker.looks or math.inf
         self.spread(self.goal, each_look)
         due = is_open.nonzero()[:, 0]
         while True:
             q[:, due], risen = self.look(due)
-            if self.looks <= 1 or not len(risen):
+            if self.rounds_left <= 1 or not len(risen):
                 break
-            self.looks -= 1
+            self.rounds_left -= 1
             changed = torch.zeros_like(is_open)
             changed.index_fill_(0, (self.patch + self.spread(risen, each_look)).flatten(), True)
             due = (changed & is_open).nonzero()[:, 0]
@@ -284,9 +285,9 @@ class Thoughts:
     def spread(self, risen, each_look=None):
         """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
-        while self.looks > 1 and len(awake := self.wake(changed[-1])):
+        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):
             changed.append(self.look(awake)[1])
-            self.looks -= 1
+            self.rounds_left -= 1
             if each_look:
                 each_look(self)
         return torch.cat(changed)
@@ -405,12 +406,9 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
     c[:-1] = lam * greedy[1:]
     onward = gamma * ~done
     target, slope = reward + onward * (1 - c) * value, (onward * c)[:-1] * rescale
-    # target[t] += slope[t] * target[t + 1], from the last t to the first, in log2(T) operations.
-    step = 1
-    while step < len(target) and lam:
-        target[:-step].add_(slope * target[step:])
-        slope = slope[:-step] * slope[step:]
-        step *= 2
+    if lam:
+        for t in reversed(range(len(target) - 1)):
+            target[t] += slope[t] * target[t + 1]
     return target
 
 
@@ -436,7 +434,7 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 
     # No return is out of bounds, less the potential: overestimates can't feed on themselves.
     potential = episodes.potential[1:]
     value = (value + potential).clamp(*bounds) - potential
-    paid = episodes.reward != 0  # elsewhere m may be too small for a number
+    paid = episodes.reward != 0  # elsewhere 1 / m may be inf
     reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
     if not lam:
         return reward + gamma * ~reached[1:] * value, counts

@@ -340,8 +340,8 @@ def one_run(arguments, turned=None):
             main.started = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
                 network, run, cache, held_out = main.train(main.pick_device())
-            scores = average(main.evaluate(network, *main.exam(held_out)))
-            known = average(main.evaluate(network, *main.exam(cache[:, :2000])))["success"]
+            scores = average(main.evaluate(network, *main.test_set(held_out)))
+            known = average(main.evaluate(network, *main.test_set(cache[:, :2000])))["success"]
             loops = math.nan
             if not isinstance(network, FlattenedMLP):  # which knows one size of maze
                 loops = average(main.evaluate(network, *with_loops(), steps=1000))["optimal"]

@@ -137,7 +137,7 @@ def run(arguments):
     n, radius = int(options.get("MAZES", 2000)), int(options.get("RADIUS", 2))
     torch.set_num_threads(1)
     main.GRID = 16
-    mazes, distance = main.exam(
+    mazes, distance = main.test_set(
         maze.make_mazes(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED))
     )
     shortest = maze.shortest(mazes, distance)

@@ -253,7 +253,7 @@ def run(arguments):
             cache = maze.load_cache(
                 os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed
             )
-            held_out = main.exam(
+            held_out = main.test_set(
                 maze.held_out(options["HELD_OUT"], main.GRID, 10**10 + seed, cache)
             )
             scores = main.evaluate(network, *held_out)

@@ -342,7 +342,7 @@ def run(arguments):
         f"\nthe usual way, {seconds:.0f} s:\n\n| seconds | steps/s | episodes/s | success |\n"
         "| ---: | ---: | ---: | ---: |"
     )
-    for spent, steps, episodes, success in usual_way(device, seconds, main.exam(packed)):
+    for spent, steps, episodes, success in usual_way(device, seconds, main.test_set(packed)):
         print(
             f"| {spent:.0f} | {steps / spent:,.0f} | {episodes / spent:,.0f} | {success:.3f} |",
             flush=True,

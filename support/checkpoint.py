@@ -6,9 +6,11 @@ import warnings
 
 import torch
 
-from maze import UserError, replacing
+from maze import replacing
 from model import CORES
-from support.window import MEMORIES, build
+from support.agents import build
+from support.errors import UserError
+from support.window import MEMORIES
 
 CHECKPOINT_FORMAT = 7
 

@@ -24,7 +24,7 @@ def thinking(path, mazes, rows, gamma, farthest, scale=8):
     )
     palette = bytes.fromhex(COLORS).ljust(3 * FIRST_SHADE, b"\0") + shades.tobytes()
     goal, lane = mazes.goal.cpu(), torch.arange(n)
-    boards, trails = [], [torch.zeros(h * w, n, dtype=torch.bool) for _ in rows]
+    trails = [torch.zeros(h * w, n, dtype=torch.bool) for _ in rows]
     looks = max(len(values) for _, values, _ in rows)
     steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
     frames = []

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maze import UserError
+from support.errors import UserError
 
 LETTERS = {
     "#": "wall",

@@ -1,5 +1,7 @@
 """How well an agent does: held against breadth-first search and the exact Q."""
 
+import time
+
 import torch
 
 import maze
@@ -51,6 +53,25 @@ def goes_round(cells):
     for period in range(1, t // 2 + 1):
         caught |= (cells[t - period :] == cells[t - 2 * period : t - period + 1]).all(0)
     return caught
+
+
+def row(settings, record, learning_rate, scores, means) -> dict:
+    """A row of a run's history. means: tensors, of which the mean counts.
+
+    scores: of EVAL_SAMPLE held-out mazes, then of as many training mazes.
+    """
+    held_out = min(settings["EVAL_SAMPLE"], settings["EVAL_MAZES"])
+    return dict(
+        episodes=record["batch"] * settings["BSZ"],
+        env_steps=record["env_steps"],
+        updates=record["batch"] * settings["UPDATES"],
+        seconds=time.perf_counter() - record["began"],
+        level=record["level"],
+        **{name: numbers.mean().item() for name, numbers in means.items()},
+        learning_rate=learning_rate,
+        **average(scores, slice(held_out)),
+        train_success=average(scores, slice(held_out, None))["success"],
+    )
 
 
 def average(scores, part=slice(None)) -> dict[str, float]:

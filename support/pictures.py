@@ -30,12 +30,12 @@ def steps_away(value, gamma):
     return torch.where(value > 0, 1 + value.clamp(min=1e-38).log() / math.log(gamma), math.inf)
 
 
-def course(path, run, settings, summary=None, backup=None):
-    """training_plot.png. run: its history; summary: its end; backup: (learned, exact) Q of a look.
+def course(path, record, settings, summary=None, backup=None):
+    """training_plot.png. record: of the run, with its history.
 
-    The last two once they are known.
+    summary, and backup, (learned, exact) Q of a look: once they are known.
     """
-    plt, history = pyplot(), run["history"]
+    plt, history = pyplot(), record["history"]
     column = {name: [row[name] for row in history] for name in history[0]}
     figure, axes = plt.subplots(2, 3, figsize=(14, 7))
     figure.subplots_adjust(left=0.05, right=0.96, bottom=0.08, top=0.94, wspace=0.16, hspace=0.3)

@@ -9,7 +9,7 @@ import sys
 import torch
 import torch.distributed
 
-from maze import UserError
+from support.errors import UserError
 
 # Set by torchrun: which process this is, and of how many.
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -66,10 +66,10 @@ def first_process_first(device, function, *arguments):
     return result if RANK == 0 else function(*arguments)
 
 
-def seed_differently(generator, seed: int):
-    """Gives every process but the first random numbers of its own."""
+def seed_differently(generator, seed: int, batch: int):
+    """Gives every process but the first random numbers of its own for this batch."""
     if RANK:
-        generator.manual_seed((seed + RANK * 1_000_003) % (2**32 - 1))
+        generator.manual_seed(hash((seed, batch, RANK)) % 2**32)
 
 
 @contextlib.contextmanager

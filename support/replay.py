@@ -1,5 +1,7 @@
 """Replay memory: whole episodes, as cells and actions of a stored maze; and minibatches of them."""
 
+import math
+
 import torch
 
 from maze import Mazes, pack, unpack
@@ -14,7 +16,7 @@ class Replay:
     def __init__(self, size, grid, steps, alpha, device):
         self.size, self.grid, self.alpha, self.stored, self.next = size, grid, alpha, 0, 0
         cell = torch.int16 if grid * grid < 2**15 else torch.int32
-        self.walls = torch.empty(-(-grid * grid // 8), size, dtype=torch.uint8, device=device)
+        self.walls = torch.empty(math.ceil(grid * grid / 8), size, dtype=torch.uint8, device=device)
         self.goal = torch.empty(size, dtype=cell, device=device)
         self.cells = torch.empty(steps + 1, size, dtype=cell, device=device)
         self.actions = torch.empty(steps, size, dtype=torch.uint8, device=device)
@@ -55,7 +57,7 @@ class Replay:
         )
         return mazes, cells, self.actions[:, index].long(), index, weight / weight.max()
 
-    def learn(self, index, error):
+    def set_priority(self, index, error):
         """Sets the priorities of the episodes at `index` from their TD errors (T, n), 0 for none.
 
         Mostly the greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019).

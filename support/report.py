@@ -16,14 +16,14 @@ from support.processes import say
 from support.run import parameters
 
 
-def report(reporter, network, run, held_out, known, evaluate, rollout) -> dict:
+def report(reporter, network, record, held_out, known, evaluate, rollout) -> dict:
     """Writes summary.json and the pictures, and prints the last lines. Returns the summary.
 
     held_out, known: (mazes, distances) that the network has never seen, and that it trained on;
     evaluate, rollout: main's.
     """
     settings, plot_file = reporter.settings, reporter.plot_file
-    out, history, (mazes, distance) = settings["OUT_DIR"], run["history"], held_out
+    out, history, (mazes, distance) = settings["OUT_DIR"], record["history"], held_out
     last, scores = history[-1], evaluate(network, mazes, distance)
     success = average(scores)["success"]
     summary = dict(
@@ -49,9 +49,9 @@ def report(reporter, network, run, held_out, known, evaluate, rollout) -> dict:
     if thinker := network if network.whole_maze else getattr(network, "thinker", None):
         backup = metrics.one_look(thinker, mazes.goal.device)
         summary["backup_error"], summary["backup_error_worst"] = metrics.relative_error(*backup)
-    draw_agent(network, run, mazes, distance, scores, settings, evaluate, rollout)
-    pictures.course(plot_file, run, settings, summary, backup)
-    summary["seconds"] = time.perf_counter() - run["began"]
+    draw_agent(network, record, mazes, distance, scores, settings, evaluate, rollout)
+    pictures.course(plot_file, record, settings, summary, backup)
+    summary["seconds"] = time.perf_counter() - record["began"]
     path = os.path.join(out, "summary.json")
     with replacing(path) as beside, open(beside, "w") as file:
         json.dump(summary, file, indent=1)
@@ -80,17 +80,17 @@ def random_walk(network, mazes, settings, rollout, n=1000) -> float:
 
 
 @torch.no_grad()
-def draw_agent(network, run, mazes, distance, scores, settings, evaluate, rollout):
+def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rollout):
     """rollouts.png and agent.gif, of mazes in which the agent fails, or failed early on."""
     early, gamma, steps = copy.deepcopy(network), settings["GAMMA"], settings["MAX_EP_LENGTH"]
-    early.load_state_dict(run["early"])
+    early.load_state_dict(record["early"])
     some = scores["success"].argsort(stable=True)[:256]  # failures first
-    failed_early = evaluate(early, mazes.select(some), distance[..., some])["success"]
-    some = some[(2 * scores["success"][some] + failed_early).argsort(stable=True)[:5]]
+    early_success = evaluate(early, mazes.select(some), distance[..., some])["success"]
+    some = some[(2 * scores["success"][some] + early_success).argsort(stable=True)[:5]]
     few, distance = mazes.select(some), distance[..., some]
     exact = maze.optimal_q(few, distance, gamma)
     farthest, rows = int(maze.shortest(few, distance).max()), []
-    for row, agent in ((run["history"][0], early), (run["history"][-1], network)):
+    for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
         walks, thoughts = rollout(agent, few, steps)
         values = []
         if isinstance(agent, Thinker):

@@ -7,9 +7,10 @@ import time
 
 import torch
 
-from maze import UserError, replacing
+from maze import replacing
 from support import pictures, processes
 from support.checkpoint import load_checkpoint, save_checkpoint
+from support.errors import UserError
 from support.processes import lacks_memory, say
 from support.settings import plot_file
 
@@ -45,14 +46,14 @@ class Reporter:
             f"MB, replay {stored / 1e6:.1f} MB\nset by the agent or by you: {own}"
         )
 
-    def evaluated(self, learner, run):
+    def evaluated(self, learner, record):
         """Saves all that `resume` needs, prints a line, and draws the plot if it is time."""
-        seconds = time.perf_counter() - run["began"]
-        keep(self.checkpoint, dict(run, seconds=seconds), learner, self.settings)
-        show_progress(run, self.episodes, self.settings)
+        seconds = time.perf_counter() - record["began"]
+        keep(self.checkpoint, dict(record, seconds=seconds), learner, self.settings)
+        show_progress(record, self.episodes, self.settings)
         if time.perf_counter() - self.plotted > self.settings["PLOT_EVERY"]:
             self.plotted = time.perf_counter()
-            pictures.course(self.plot_file, run, self.settings)
+            pictures.course(self.plot_file, record, self.settings)
 
 
 def set_aside(path):
@@ -63,9 +64,9 @@ def set_aside(path):
         say(f"the agent of the last run is kept as {aside}, until another run begins")
 
 
-def keep(path, run, learner, settings):
+def keep(path, record, learner, settings):
     """Saves all that `resume` needs, and metrics.csv beside it."""
-    progress = {name: value for name, value in run.items() if name != "began"}
+    progress = {name: value for name, value in record.items() if name != "began"}
     save_checkpoint(
         path,
         learner.online,
@@ -79,28 +80,28 @@ def keep(path, run, learner, settings):
     )
     metrics = os.path.join(os.path.dirname(path), "metrics.csv")
     with replacing(metrics) as beside, open(beside, "w", newline="") as file:
-        writer = csv.DictWriter(file, run["history"][0])
+        writer = csv.DictWriter(file, record["history"][0])
         writer.writeheader()
-        writer.writerows(run["history"])
+        writer.writerows(record["history"])
 
 
 def resume(path, settings, learner) -> dict:
     """Takes a run up where its checkpoint left it; returns its progress."""
-    saved, then, run = load_checkpoint(path, next(learner.online.parameters()).device)
+    saved, then, record = load_checkpoint(path, next(learner.online.parameters()).device)
     for name, value in settings.items():
         if name not in FREE and then.get(name) != value:
             raise UserError(
                 f"{name}={value} now, but the run in {path} has {name}={then.get(name)}: resume "
                 "with the same constants"
             )
-    if (number := run.pop("processes")) != processes.WORLD:
+    if (number := record.pop("processes")) != processes.WORLD:
         now = processes.WORLD
         raise UserError(f"the run in {path} was begun with {number} processes, not {now}")
     learner.online.load_state_dict(saved.state_dict())
-    learner.target.load_state_dict(run.pop("target"))
-    learner.optimizer.restore(run.pop("optimizer"))
+    learner.target.load_state_dict(record.pop("target"))
+    learner.optimizer.restore(record.pop("optimizer"))
     try:
-        learner.generator.set_state(run.pop("generator").cpu())
+        learner.generator.set_state(record.pop("generator").cpu())
     except RuntimeError:
         raise UserError(
             f"the run in {path} was begun on another kind of device, whose random numbers are not "
@@ -108,18 +109,18 @@ def resume(path, settings, learner) -> dict:
         ) from None
     # A row that is there only because the run was stopped goes: it ends as if it had never been.
     bsz, every = settings["BSZ"], settings["EVAL_EVERY"]
-    if run["batch"] * bsz < settings["NUM_EPISODES"]:
-        rows = run["history"]
-        run["history"] = [row for row in rows if (row["episodes"] // bsz - 1) % every == 0]
-    memory = run.pop("replay")
+    if record["batch"] * bsz < settings["NUM_EPISODES"]:
+        rows = record["history"]
+        record["history"] = [row for row in rows if (row["episodes"] // bsz - 1) % every == 0]
+    memory = record.pop("replay")
     if learner.replay:
         learner.replay.restore(memory)
-    return dict(run, began=time.perf_counter() - run.pop("seconds"))
+    return dict(record, began=time.perf_counter() - record.pop("seconds"))
 
 
-def show_progress(run, episodes, settings):
+def show_progress(record, episodes, settings):
     """One line: where the run is, how fast, how long still, how good. A terminal's is rewritten."""
-    row = run["history"][-1]
+    row = record["history"][-1]
     share, spent = row["episodes"] / episodes, row["seconds"]
     line = (
         f"{share:4.0%}  {row['episodes']:,} episodes  {row['episodes'] / spent:,.0f}/s  "
@@ -130,7 +131,7 @@ def show_progress(run, episodes, settings):
         say(f"\r{line:<120}", end="" if share < 1 else "\n")
     else:
         say(line)
-    if said := warning(run["history"], settings):
+    if said := warning(record["history"], settings):
         say(f"\nwatch out: {said}")
 
 

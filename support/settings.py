@@ -6,8 +6,8 @@
 import difflib
 import os
 
-from maze import UserError
 from model import CORES
+from support.errors import UserError
 from support.window import MEMORIES
 
 WHOLE = (

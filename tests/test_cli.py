@@ -16,8 +16,9 @@ import main
 import maze
 import model
 from support import mazefile, solving
+from support.agents import build
 from support.checkpoint import save_checkpoint
-from support.window import MEMORIES, build
+from support.window import MEMORIES
 
 MAZES = """\
 S...

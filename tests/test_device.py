@@ -236,8 +236,8 @@ def with_bonus(reward, mazes, cells, *_):
     return reward, torch.zeros(()).expand(cells.shape)
 
 
-def dice(shape, generator):
-    return torch.randint(9, shape, generator=torch.Generator(), device=generator.device)
+def uniform(shape, generator):
+    return torch.rand(shape, generator=torch.Generator(), device=generator.device)
 
 
 def fingerprints(packed):
@@ -250,7 +250,7 @@ def fingerprints(packed):
         (maze, padded, "same device"),
         (model, along, "same device"),
         (main, with_bonus, "same device"),
-        (maze, dice, "Expected a 'cuda' device type"),
+        (maze, uniform, "Expected a 'cuda' device type"),
         (maze, fingerprints, "to numpy"),
     ],
 )

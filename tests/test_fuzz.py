@@ -17,8 +17,9 @@ import main
 import maze
 import model
 from support import mazefile, solving
+from support.agents import build
 from support.checkpoint import load_checkpoint, save_checkpoint
-from support.window import build
+from support.errors import UserError
 
 ODD = [
     "",
@@ -98,7 +99,7 @@ def taken(action, *arguments):
     """What the action answers, or None where it refuses its arguments as it should: in one line that can be printed."""
     try:
         return action(*arguments)
-    except maze.UserError as error:
+    except UserError as error:
         message = str(error)
         assert message.strip() and len(message.splitlines()) == 1, message
         return None
@@ -378,6 +379,6 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path, place):
         save(saved, file)
         for content in file.getvalue(), sealed(file.getvalue()):
             (tmp_path / "a.pt").write_bytes(content)
-            with pytest.raises(maze.UserError):
+            with pytest.raises(UserError):
                 load_checkpoint(str(tmp_path / "a.pt"), "cpu")
             assert not trap.exists()

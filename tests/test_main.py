@@ -13,10 +13,11 @@ import main
 import maze
 import model
 from support import gif, metrics, pictures, processes, settings
+from support.agents import build
 from support.checkpoint import load_checkpoint
+from support.errors import UserError
 from support.replay import Replay
 from support.run import warning
-from support.window import build
 
 
 def seeded(seed=0):
@@ -633,14 +634,14 @@ def test_no_seed_of_training_has_the_randomness_of_the_held_out_mazes(monkeypatc
         monkeypatch.setattr(main, "SEED", seed)
         try:
             reference.check()
-        except maze.UserError:
+        except UserError:
             continue
         assert not torch.equal(torch.rand(4, generator=seeded(seed)), held_out)
 
 
 def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
     packed = maze.make_mazes(100, 16, seeded())
-    mazes, distance = main.exam(packed)
+    mazes, distance = main.test_set(packed)
     assert torch.equal(mazes.walls, maze.unpack(packed, 16, 16))
     assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
     at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
@@ -648,7 +649,7 @@ def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
     for name, value in dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off").items():
         monkeypatch.setattr(main, name, value)
     torch.manual_seed(5)
-    assert all(map(torch.equal, main.exam(packed)[0], mazes))
+    assert all(map(torch.equal, main.test_set(packed)[0], mazes))
 
 
 # The curriculum
@@ -935,11 +936,11 @@ def test_run_learns_from_what_the_target_network_thinks(tiny, monkeypatch, repla
 
 def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors(tiny, monkeypatch):
     sampled, synced, updated, learned = [], [], [], []
-    sample, learn, update, td_targets = Replay.sample, Replay.learn, main.update, model.td_targets
+    sample, learn, update, td_targets = Replay.sample, Replay.set_priority, main.update, model.td_targets
     monkeypatch.setattr(
         Replay, "sample", lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:]
     )
-    monkeypatch.setattr(Replay, "learn", lambda *a: learned.append(a[1:]) or learn(*a))
+    monkeypatch.setattr(Replay, "set_priority", lambda *a: learned.append(a[1:]) or learn(*a))
     monkeypatch.setattr(
         main, "update", lambda *a: updated.append((*a[3:], update(*a))) or updated[-1][-1]
     )
@@ -1047,7 +1048,7 @@ def test_a_run_that_explodes_is_told(tiny, monkeypatch, capsys, rate):
     try:
         run(monkeypatch, tiny / "out", **settings)
         stopped = ""
-    except maze.UserError as error:
+    except UserError as error:
         stopped = str(error)
     assert ("watch out: the loss has risen" in capsys.readouterr().out) == (rate == 100)
     assert ("contains NaN or inf" in stopped) == (rate == 1e30)
@@ -1060,7 +1061,7 @@ def test_every_process_of_a_run_draws_its_own_mazes(tiny, monkeypatch):
         monkeypatch.setattr(processes, "RANK", rank)
         generator = seeded(main.SEED)
         torch.randperm(main.BSZ, generator=generator)
-        processes.seed_differently(generator, main.SEED)
+        processes.seed_differently(generator, main.SEED, 0)
         drawn_by.append(
             tuple(main.draw(maze.make_mazes(300, 8, seeded()), 64, 1.0, generator).start.tolist())
         )
@@ -1205,7 +1206,7 @@ def test_constant_that_was_changed_before_is_kept_whatever_the_agent(monkeypatch
 def test_wrong_argument_changes_nothing():
     before = main.config()
     for wrong in ("GAMMA=x", "NOTHING=1", "SEED"):
-        with pytest.raises(maze.UserError):
+        with pytest.raises(UserError):
             reference.override(["MODEL=vin", "SEED=3", wrong])
         assert main.config() == before
 

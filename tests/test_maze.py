@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest, chisquare
 
 import maze
-from maze import UserError
 from support import mapper, mazefile, metrics, solving
+from support.errors import UserError
 
 
 def seeded(seed=0):
@@ -397,16 +397,19 @@ def test_bits_are_the_lanes(b):
         assert torch.equal(cells.bool(), x.view(h, w + 1, b)[:, :w])
 
 
-def test_dice_are_even():
-    dice = maze.dice((300, 1001), seeded())
-    assert dice.shape == (300, 1001) and torch.equal(dice, dice.round())
+def test_uniform_numbers_are_even_and_never_0_or_1():
+    numbers = maze.uniform((300, 1001), seeded())
+    assert numbers.shape == (300, 1001) and 0 < numbers.min() and numbers.max() < 1
+    steps = numbers.double() * 2**16 - 0.5
+    assert torch.equal(steps, steps.round())
     for low, high in ((0, 4), (1, 4), (2, 4), (3, 4)):  # the four of a random number
-        part = dice.flatten()[low::high].double()
-        assert -(2**15) <= part.min() < -(2**15) + 10 and 2**15 - 10 < part.max() < 2**15
-        assert abs(part.mean() + 0.5) < 5 * 2**16 / 12**0.5 / len(part) ** 0.5
-        counts = torch.bincount((part + 2**15).long() // 2**10, minlength=64)
+        part = steps.flatten()[low::high]
+        assert 0 <= part.min() < 10 and 2**16 - 10 < part.max() < 2**16
+        assert abs(part.mean() + 0.5 - 2**15) < 5 * 2**16 / 12**0.5 / len(part) ** 0.5
+        counts = torch.bincount(part.long() // 2**10, minlength=64)
         assert chisquare(counts.numpy()).pvalue > 1e-4
-    assert abs(torch.corrcoef(dice.flatten()[:300_000].view(-1, 4).t()) - torch.eye(4)).max() < 0.02
+    four = numbers.flatten()[:300_000].view(-1, 4)
+    assert abs(torch.corrcoef(four.t()) - torch.eye(4)).max() < 0.02
 
 
 @pytest.mark.parametrize("side", [41, 181])

@@ -14,10 +14,11 @@ from scipy.stats import chisquare
 import main
 import maze
 import model
-from maze import UserError
-from support import checkpoint, mapper, reward, window
+from support import checkpoint, mapper, reward
 from support.adam import Adam
+from support.agents import build
 from support.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_checkpoint
+from support.errors import UserError
 from support.replay import Replay
 
 CORES = list(model.CORES)
@@ -276,7 +277,7 @@ def test_agent_thinks_as_its_settings_say(agent):
     mazes = reference.corridor(20, 0, 19)
     for looks, gamma, width in ((4, 0.5, 8), (9, 0.7, 5)):
         settings = dict(MODEL="vin", LOOKS=looks, GAMMA=gamma, WIDTH=width, GRID=16) | agent
-        network = window.build(main.config() | settings)
+        network = build(main.config() | settings)
         thinks = getattr(network, "thinker", network)
         reference.make_exact(thinks)
         q = thinks.think(mazes).q_values()[3, 0, :, 0]
@@ -458,7 +459,7 @@ def window_agent(memory, radius=1, compass=True, width=16, late=False, **setting
     """late: whether half of the maps that are learned from are of some steps ago, as in a run."""
     torch.manual_seed(1)
     agent = dict(VISION=radius, MEMORY=memory, COMPASS=compass, GRID=8, WIDTH=width, GAMMA=0.5)
-    network = window.build(main.config() | agent | settings)
+    network = build(main.config() | agent | settings)
     if memory == "map":
         lively(network.thinker)
         if not late:
@@ -1153,7 +1154,7 @@ def filled(n, alpha, seed=0):
     replay.add(*numbered(0, n))
     order = torch.randperm(n, generator=seeded(seed))
     for part in order.chunk(3):
-        replay.learn(part, error[:, part])
+        replay.set_priority(part, error[:, part])
     return replay, 0.9 * error.abs().max(
         0
     ).values.double().numpy() + 0.1 * error.abs().double().numpy().mean(0)
@@ -1182,7 +1183,7 @@ def test_replay_samples_uniformly(n):
     replay = Replay(50, 7, 5, 0.0, "cpu")
     for first in range(0, n, 10):
         replay.add(*numbered(first, 10))
-        replay.learn(torch.arange(10), torch.rand(5, 10, generator=seeded(first)))
+        replay.set_priority(torch.arange(10), torch.rand(5, 10, generator=seeded(first)))
     _, cells, _, _, weight = replay.sample(50_000, seeded(), beta=1.0)
     drawn = np.unique(numbers(cells), return_counts=True)[1]
     assert len(drawn) == min(n, 50)
@@ -1232,7 +1233,7 @@ def test_new_episodes_come_with_the_top_priority():
     assert len(replay.priority[:20].unique()) == 1
     error = torch.rand(5, 20, generator=seeded())
     error[:, 13] = 7
-    replay.learn(torch.arange(20), error)
+    replay.set_priority(torch.arange(20), error)
     replay.add(*numbered(20, 35))
     assert replay.priority[torch.arange(20, 55) % 50].tolist() == pytest.approx([7.0] * 35)
     index = replay.sample(50_000, seeded())[3]
@@ -1246,7 +1247,7 @@ def test_replay_of_100_000_episodes_draws_every_one():
     for part in range(4):
         cells = torch.stack([torch.full((n // 4,), part), torch.arange(n // 4) % 25])
         replay.add(mazes, cells, cells[:1] % 4)
-    replay.learn(torch.arange(n), torch.full((1, n), 0.5))
+    replay.set_priority(torch.arange(n), torch.full((1, n), 0.5))
     _, cells, _, index, _ = replay.sample(2_000_000, seeded())
     drawn = torch.bincount(index, minlength=n)
     assert drawn.min() > 0
@@ -1264,7 +1265,7 @@ def test_replay_goes_on_from_its_state():
             map(torch.equal, samples[0][1:], samples[1][1:])
         )
         for one in (replay, again):
-            one.learn(torch.arange(30), torch.rand(5, 30, generator=seeded(first)))
+            one.set_priority(torch.arange(30), torch.rand(5, 30, generator=seeded(first)))
             one.add(*numbered(first, 30))
 
 
@@ -1294,7 +1295,7 @@ AGENTS += [dict(VISION=2, MEMORY=memory) for memory in ("none", "trail", "gru")]
 @pytest.mark.parametrize("agent", AGENTS, ids=str)
 def test_checkpoint_brings_back_the_same_network(path, agent):
     settings = main.config() | dict(GRID=8, WIDTH=8, GAMMA=0.95) | agent
-    network, mazes = window.build(settings), reference.random_mazes(10, 8, 8)
+    network, mazes = build(settings), reference.random_mazes(10, 8, 8)
     for weights in network.parameters():
         torch.nn.init.normal_(weights)
     state = seeded(4).get_state()

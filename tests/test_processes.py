@@ -10,8 +10,8 @@ from test_runs import Forked, quick, runs, small  # noqa: F401
 
 import main
 from support import processes
+from support.agents import build
 from support.checkpoint import load_checkpoint
-from support.window import build
 
 if not torch.distributed.is_available():
     pytest.skip("this torch can't join processes", allow_module_level=True)

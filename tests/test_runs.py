@@ -19,6 +19,7 @@ import main
 import maze
 from support import gif, pictures
 from support.checkpoint import load_checkpoint, save_checkpoint
+from support.errors import UserError
 
 if sys.platform != "linux":
     pytest.skip("runs are killed and starved in the ways of Linux", allow_module_level=True)
@@ -554,7 +555,7 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
         damaged.append(bytes(flipped))
     for content in damaged:
         path.write_bytes(content)
-        with pytest.raises(maze.UserError) as refusal:
+        with pytest.raises(UserError) as refusal:
             load_checkpoint(str(path), "cpu")
         assert len(str(refusal.value).splitlines()) == 1 and str(path) in str(refusal.value)
     capsys.readouterr()

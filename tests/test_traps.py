@@ -17,6 +17,7 @@ import maze
 import model
 from support import mazefile, metrics, pictures, processes, settings
 from support.checkpoint import load_checkpoint
+from support.errors import UserError
 
 VALUES = dict(
     SHAPING=["none", "manhattan", "oracle"],
@@ -36,7 +37,7 @@ def allowed(values):
     try:
         settings.check(main.config() | values)
         return True
-    except maze.UserError as error:
+    except UserError as error:
         assert len(str(error).splitlines()) == 1 and re.search("choose|must be", str(error))
         return False
 
@@ -178,7 +179,7 @@ def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monke
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lost)
-    with pytest.raises(maze.UserError, match="lost the others"):
+    with pytest.raises(UserError, match="lost the others"):
         processes.all_reduce_sum(torch.ones(1))
 
     def wrong(x):
@@ -188,12 +189,12 @@ def test_a_mistake_of_ones_own_under_torchrun_is_not_called_a_lost_process(monke
     with pytest.raises(RuntimeError, match="Duplicate GPU"):
         processes.all_reduce_sum(torch.ones(1))
     for name in "cuda:0", "mps":
-        with pytest.raises(maze.UserError, match=f"DEVICE={name} is not for several processes"):
+        with pytest.raises(UserError, match=f"DEVICE={name} is not for several processes"):
             processes.pick_device(name, 1)
 
 
 def test_memory_of_several_processes_is_not_resumed():
-    with pytest.raises(maze.UserError, match="choose REPLAY=off, or one process"):
+    with pytest.raises(UserError, match="choose REPLAY=off, or one process"):
         settings.check(main.config() | dict(RESUME=True, REPLAY="uniform"), processes=2)
     settings.check(main.config() | dict(RESUME=True), processes=2)
     settings.check(main.config() | dict(RESUME=True, REPLAY="uniform"))
@@ -214,7 +215,7 @@ def test_a_number_may_have_a_fraction_however_it_is_written_in_the_file(written,
 @pytest.mark.parametrize("name", settings.WHOLE)
 def test_whole_numbers_are_asked_for_where_fractions_make_no_sense(name):
     assert settings.check(main.config()) is None and isinstance(main.config()[name], int)
-    with pytest.raises(maze.UserError, match=f"{name}=2.5.*whole number"):
+    with pytest.raises(UserError, match=f"{name}=2.5.*whole number"):
         settings.check(main.config() | {name: 2.5})
 
 
@@ -230,7 +231,9 @@ def test_reward_is_paid_once():
 @pytest.mark.parametrize("steps", [2**17, 2**18])
 def test_a_value_that_comes_from_far_away_spreads_on(steps):
     mazes = reference.corridor(9, 0, 8)
-    thoughts = model.Thoughts(reference.given(reference.Exact(0.5), 0.5), mazes.walls, mazes.goal)
+    thoughts = model.Thoughts(
+        reference.thinker_of(reference.Exact(0.5), 0.5), mazes.walls, mazes.goal
+    )
     thoughts.worth[thoughts.goal] = float(-model.GRAIN * steps)
     worth = thoughts.inside(thoughts.settle().worth).flatten()
     assert worth.tolist() == [
@@ -244,7 +247,7 @@ def test_what_no_value_has_reached_is_worth_nothing_at_the_greatest_gamma():
     walls = torch.ones(3, 5, 1, dtype=torch.bool)
     walls[1, [0, 2, 4]] = False
     thoughts = model.Thoughts(
-        reference.given(reference.Exact(gamma), gamma), walls, torch.tensor([5])
+        reference.thinker_of(reference.Exact(gamma), gamma), walls, torch.tensor([5])
     ).settle()
     values = thoughts.values()[..., 0]
     assert values[1, 0] > 1 and values[values < 1].max() < 1e-20
@@ -273,7 +276,7 @@ def test_a_run_that_cannot_be_resumed_leaves_its_mazes_alone(quick, digests, cap
 def test_a_plot_may_go_into_the_folder_that_the_run_makes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings.check(main.config() | dict(OUT_DIR="out", PLOT_FILE="out/plot.png"))
-    with pytest.raises(maze.UserError, match="a folder that exists"):
+    with pytest.raises(UserError, match="a folder that exists"):
         settings.check(main.config() | dict(OUT_DIR="out", PLOT_FILE="other/plot.png"))
 
 
@@ -310,15 +313,15 @@ def test_an_unclear_picture_is_told_in_one_line(tmp_path):
     path, walls = str(tmp_path / "maze.png"), np.zeros((5, 6), bool)
     walls[2, 1:] = True
     picture(walls, 0, None, 4, path)
-    with pytest.raises(maze.UserError, match="6x5 cells of 4 pixels, 0 of them red.*GOAL=y,x"):
+    with pytest.raises(UserError, match="6x5 cells of 4 pixels, 0 of them red.*GOAL=y,x"):
         mazefile.read(path)
-    with pytest.raises(maze.UserError, match="row 2 and column 3, is a wall"):
+    with pytest.raises(UserError, match="row 2 and column 3, is a wall"):
         mazefile.read(path, goal="2,3")
-    with pytest.raises(maze.UserError, match="outside of its 5 rows and 6 columns"):
+    with pytest.raises(UserError, match="outside of its 5 rows and 6 columns"):
         mazefile.read(path, goal="9,0")
     with open(path, "wb") as file:
         file.write(b"not a picture")
-    with pytest.raises(maze.UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not a picture"):
         mazefile.read(path)
 
 
@@ -327,11 +330,11 @@ def test_an_unclear_picture_is_told_in_one_line(tmp_path):
 )
 def test_an_array_of_anything_but_numbers_is_refused(tmp_path, array):
     np.save(tmp_path / "maze.npy", array)
-    with pytest.raises(maze.UserError, match="not a numpy array of numbers"):
+    with pytest.raises(UserError, match="not a numpy array of numbers"):
         mazefile.read(str(tmp_path / "maze.npy"), "0,0", "1,1")
     with open(tmp_path / "maze.npy", "wb") as file:
         np.savez(file, array)
-    with pytest.raises(maze.UserError, match="not a numpy array of numbers"):
+    with pytest.raises(UserError, match="not a numpy array of numbers"):
         mazefile.read(str(tmp_path / "maze.npy"), "0,0", "1,1")
 
 

@@ -482,8 +482,6 @@ WAITS = {
     "tensor": lambda x: torch.tensor([1, 2], device=x.device),
     "list": lambda x: x[[0, 1]],
     "index from the CPU": lambda x: x[PLACES],
-    "number at an index": lambda x: x.__setitem__(x.long(), 1.0),
-    "number in one place": lambda x: x.__setitem__(0, 1.0),
     "synchronize": lambda x: torch.cuda.synchronize(),
 }
 

@@ -257,7 +257,7 @@ class Thoughts:
         r = self.thinker.core.radius
         return in_padded(cells, self.shape[1] - 2 * r, r) * self.shape[2] + self.lane[lanes]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def settle(self, each_look=None):
         """Thinks until no value changes, or for as many rounds of looking as the network may take.
 

@@ -29,7 +29,7 @@ def report(reporter, network, record, held_out, known, evaluate, rollout) -> dic
     summary = dict(
         **average(scores),
         generalization_gap=average(evaluate(network, *known))["success"] - success,
-        random_walk=random_walk(network, mazes, settings, rollout),
+        random_walk=random_walk(mazes, settings),
         eval_mazes=len(mazes.goal),
         episodes=last["episodes"],
         env_steps=last["env_steps"],
@@ -70,13 +70,14 @@ def report(reporter, network, record, held_out, known, evaluate, rollout) -> dic
     return summary
 
 
-def random_walk(network, mazes, settings, rollout, n=1000) -> float:
+def random_walk(mazes, settings, n=1000) -> float:
     """The share of n of these mazes in which a random walk finds the goal."""
-    few, generator = mazes.select(slice(n)), torch.Generator(mazes.goal.device)
-    generator.manual_seed(settings["SEED"])
-    always = torch.ones(len(few.goal), device=few.goal.device)
-    walks, _ = rollout(network, few, settings["MAX_EP_LENGTH"], always, generator)
-    return (walks.cells[-1] == few.goal).float().mean().item()
+    few, device = mazes.select(slice(n)), mazes.goal.device
+    generator = torch.Generator(device).manual_seed(settings["SEED"])
+    shape = settings["MAX_EP_LENGTH"], len(few.goal)
+    choices = torch.randint(4, shape, dtype=torch.int32, generator=generator, device=device)
+    table, _ = maze.move_table(few)
+    return (maze.walk(table, few.start, choices)[-1] == few.goal).float().mean().item()
 
 
 @torch.no_grad()

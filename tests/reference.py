@@ -1,4 +1,5 @@
-"""Slow and obvious versions of what the program does fast, for one maze at a time, and helpers to make test mazes."""
+"""Slow and obvious versions of what the program does fast, for one maze at a time, and helpers
+to make test mazes."""
 
 import math
 
@@ -103,7 +104,8 @@ def optimal_q(walls, goal, gamma):
 
 
 def dfs_trees(side):
-    """The chance of each spanning tree of side x side rooms under randomized depth-first search from a uniform root."""
+    """The chance of each spanning tree of side x side rooms under randomized depth-first search
+    from a uniform root."""
     chances = {}
 
     def visit(stack, visited, tree, chance):
@@ -131,7 +133,8 @@ def dfs_trees(side):
 
 
 def lambda_targets(reward, done, value, greedy, gamma, lam):
-    """Watkins's Q(lambda) for one episode of T steps, as it is defined: from the last step to the first."""
+    """Watkins's Q(lambda) for one episode of T steps, as it is defined: from the last step to
+    the first."""
     g = value[-1]
     targets = []
     for t in reversed(range(len(reward))):
@@ -143,7 +146,8 @@ def lambda_targets(reward, done, value, greedy, gamma, lam):
 
 
 def potential(walls, goal, gamma, shaping):
-    """What a way of shaping holds each cell to be worth, a list: nothing in the goal and where the goal can't be reached."""
+    """What a way of shaping holds each cell to be worth, a list: nothing in the goal and where
+    the goal can't be reached."""
     h, w = walls.shape
     away = distances(walls, goal).flatten().tolist()
     if shaping == "manhattan":
@@ -165,7 +169,8 @@ def rewards(walls, goal, cells, gamma, shaping="none", novelty=0.0):
 
 
 def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelty=0.0):
-    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B); values are bounded as returns are."""
+    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B); values are
+    bounded as returns are."""
     columns = []
     most = 1 + novelty * len(episodes.actions)
     for b, goal in enumerate(episodes.mazes.goal.tolist()):
@@ -452,13 +457,15 @@ def walked(mazes, q, steps, epsilon=None, generator=None):
 
 
 def td_error(online, target, seen, episodes, *how):
-    """(Q(s, a) minus its target in each step, which steps count), both (T, B); how: see `model.td_targets`."""
+    """(Q(s, a) minus its target in each step, which steps count), both (T, B); how: see
+    `model.td_targets`."""
     td_target, counts = model.td_targets(online, target, seen, episodes, *how)
     return online.q(seen)[:, :-1].gather(0, episodes.actions[None])[0] - td_target, counts
 
 
 def update(online, target, optimizer, episodes, seen, weight=None):
-    """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T, B))."""
+    """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T,
+    B))."""
     most = main.bounds(main.NOVELTY, main.MAX_EP_LENGTH)
     td_target, counts = model.td_targets(
         online, target, seen, episodes, main.GAMMA, main.LAMBDA, main.DOUBLE, most

@@ -93,7 +93,8 @@ def test_every_stage_is_timed(tiny):
     "name", [name for name, (_, turned) in ablations.BUILT_IN.items() if turned]
 )
 def test_what_is_built_in_can_be_taken_away_and_comes_back(tiny, name):
-    """Each turn changes what a network thinks, or what it learns from; afterwards all is as before."""
+    """Each turn changes what a network thinks, or what it learns from; afterwards all is as
+    before."""
     torch.manual_seed(0)
     mazes = reference.random_mazes(30, 9, 9, share=0.3)
 

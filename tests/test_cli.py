@@ -154,7 +154,8 @@ def outputs(folder):
 
 
 def refused(arguments, wanted, folder, digests, capsys):
-    """The command fails with status 2 and one line that says all of `wanted`, and touches nothing under the folder."""
+    """The command fails with status 2 and one line that says all of `wanted`, and touches
+    nothing under the folder."""
     before = digests(folder)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

@@ -1,4 +1,5 @@
-"""Thousands of inputs that no one would write, from a few seeds: each is taken, or refused in one line."""
+"""Thousands of inputs that no one would write, from a few seeds: each is taken, or refused in
+one line."""
 
 import hashlib
 import io
@@ -80,7 +81,8 @@ ODD = [
 
 
 def mutated(chance, data, alphabet):
-    """A string or bytes with a few places changed, left out, doubled or moved; what comes in is taken from the alphabet."""
+    """A string or bytes with a few places changed, left out, doubled or moved; what comes in is
+    taken from the alphabet."""
     for _ in range(chance.randint(1, 3)):
         i, j = sorted(chance.randrange(len(data) + 1) for _ in range(2))
         new = data[:0].join(chance.choice(alphabet) for _ in range(chance.randint(0, 3)))
@@ -96,7 +98,8 @@ def mutated(chance, data, alphabet):
 
 
 def taken(action, *arguments):
-    """What the action answers, or None where it refuses its arguments as it should: in one line that can be printed."""
+    """What the action answers, or None where it refuses its arguments as it should: in one line
+    that can be printed."""
     try:
         return action(*arguments)
     except UserError as error:
@@ -226,7 +229,8 @@ def sealed(data):
 
 
 def rezipped(data, change):
-    """The archive, whole, with its pickle changed: what the unpickler gets to read is then the change."""
+    """The archive, whole, with its pickle changed: what the unpickler gets to read is then the
+    change."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
         for name in old.namelist():
@@ -237,7 +241,8 @@ def rezipped(data, change):
 
 
 def apart(action):
-    """Runs the action in a process of its own, that may use 2 GB more than now and 60 s; returns how much more it used, in MB."""
+    """Runs the action in a process of its own, that may use 2 GB more than now and 60 s; returns
+    how much more it used, in MB."""
     if sys.platform != "linux":
         pytest.skip("memory is limited and measured in the ways of Linux")
     import resource

@@ -187,7 +187,8 @@ def exact_steps(monkeypatch):
 
 
 class Jump:
-    """Moves the Q of each (cell, action) of a table onto its mean target, given how often each was taken."""
+    """Moves the Q of each (cell, action) of a table onto its mean target, given how often each
+    was taken."""
 
     def __init__(self, table, counts):
         self.table, self.step_size = table, main.HUBER * counts.sum() / counts.clamp(min=1)
@@ -400,7 +401,8 @@ def test_walking_against_a_wall_is_a_loop():
 
 
 def test_scores_of_walks_counted_by_hand(monkeypatch):
-    """From the upper left corner: to the upper right one by the lower row; straight down; down, and to and fro for ever."""
+    """From the upper left corner: to the upper right one by the lower row; straight down; down,
+    and to and fro for ever."""
     q = torch.zeros(4, 2, 5)
     for cell, action in {0: 1, 5: 3, 6: 3, 7: 3, 8: 0, 3: 3, 9: 2}.items():
         q[action, cell // 5, cell % 5] = 1
@@ -936,7 +938,12 @@ def test_run_learns_from_what_the_target_network_thinks(tiny, monkeypatch, repla
 
 def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors(tiny, monkeypatch):
     sampled, synced, updated, learned = [], [], [], []
-    sample, learn, update, td_targets = Replay.sample, Replay.set_priority, main.update, model.td_targets
+    sample, learn, update, td_targets = (
+        Replay.sample,
+        Replay.set_priority,
+        main.update,
+        model.td_targets,
+    )
     monkeypatch.setattr(
         Replay, "sample", lambda *a: sampled.append((a[3], *sample(*a))) or sampled[-1][1:]
     )
@@ -966,7 +973,8 @@ def test_run_learns_by_the_weights_of_what_it_remembers_and_remembers_the_errors
 
 
 def test_update_weighs_each_episode(monkeypatch, exact_steps):
-    """Weights of 0 and 1 are a smaller batch, but for the number of steps that the loss is divided by."""
+    """Weights of 0 and 1 are a smaller batch, but for the number of steps that the loss is
+    divided by."""
     mazes = drawn(20)
     torch.manual_seed(0)
     network, found = model.Thinker("vin", 6, 0.5), []

@@ -414,7 +414,8 @@ def test_uniform_numbers_are_even_and_never_0_or_1():
 
 @pytest.mark.parametrize("side", [41, 181])
 def test_distances_along_a_long_corridor(side):
-    """Also where a way is longer, and the maze greater, than the counts for small mazes could hold."""
+    """Also where a way is longer, and the maze greater, than the counts for small mazes could
+    hold."""
     walls = reference.serpentine(side)
     corners = [0, side * side - 1]
     fast = maze.distances(

@@ -1134,7 +1134,8 @@ def test_adam_is_that_of_torch():
 
 
 def numbered(first, n, grid=7, steps=5):
-    """n mazes, cells and actions of random content, which differ from one another in their first two cells."""
+    """n mazes, cells and actions of random content, which differ from one another in their first
+    two cells."""
     generator = seeded(first)
     mazes = reference.random_mazes(n, grid, grid, seed=first)
     cells = torch.randint(grid * grid, (steps + 1, n), generator=generator)
@@ -1148,7 +1149,8 @@ def numbers(cells):
 
 
 def filled(n, alpha, seed=0):
-    """A replay memory of n episodes that has met TD errors of all sizes, and the priorities that follow from them."""
+    """A replay memory of n episodes that has met TD errors of all sizes, and the priorities that
+    follow from them."""
     replay = Replay(n, 7, 5, alpha, "cpu")
     error = torch.randn(5, n, generator=seeded(seed)) * torch.rand(n, generator=seeded(seed))
     replay.add(*numbered(0, n))

@@ -26,7 +26,8 @@ SETTINGS = (
 
 @pytest.fixture
 def same_mazes(quick, monkeypatch):  # noqa: F811
-    """Whatever the number of processes, the n-th batch is the same: each process takes its share of it."""
+    """Whatever the number of processes, the n-th batch is the same: each process takes its share
+    of it."""
     draw, batch = main.draw, []
 
     def shared(cache, n, level, generator):

@@ -1,4 +1,5 @@
-"""Runs that end in other ways than by themselves: stopped, killed, out of disk or memory, and what is left of them."""
+"""Runs that end in other ways than by themselves: stopped, killed, out of disk or memory, and
+what is left of them."""
 
 import contextlib
 import csv
@@ -65,7 +66,8 @@ def runs(folder, *settings):
 
 
 class Forked:
-    """A command line in a process of its own that need not import torch anew; prepare() is called there before."""
+    """A command line in a process of its own that need not import torch anew; prepare() is
+    called there before."""
 
     def __init__(self, folder, *settings, prepare=lambda: None):
         ours, theirs = os.pipe()
@@ -101,7 +103,8 @@ class Forked:
         os.kill(self.pid, number)
 
     def end(self):
-        """Waits for its end; returns the exit status, or minus the signal that killed it, and what it has said since."""
+        """Waits for its end; returns the exit status, or minus the signal that killed it, and
+        what it has said since."""
         with self.said:
             said = self.said.read()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), said
@@ -175,7 +178,8 @@ def differences(a, b):
 
 
 def check_whole(folder):
-    """Every file that a run has left is whole; returns the number of batches in the checkpoint, 0 where there is none."""
+    """Every file that a run has left is whole; returns the number of batches in the checkpoint,
+    0 where there is none."""
     batches, files = 0, {path.name: path for path in folder.iterdir()} if folder.exists() else {}
     unfinished = {name for name in files if name.endswith(".part")}
     assert files.keys() - unfinished <= {
@@ -394,7 +398,8 @@ def test_signals_mean_again_what_they_meant_before_once_a_run_is_over(quick):
 
 
 def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
-    """Twenty-eight kills, of fresh and of resumed runs, and each run goes on from its checkpoint, if it had one yet."""
+    """Twenty-eight kills, of fresh and of resumed runs, and each run goes on from its
+    checkpoint, if it had one yet."""
     chance, replace = random.Random(0), os.replace
 
     def slowly(
@@ -433,7 +438,8 @@ def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
 
 
 def limited(size, then):
-    """Lets this process write no more than `size` bytes to a file; `then` says what the signal of it does."""
+    """Lets this process write no more than `size` bytes to a file; `then` says what the signal
+    of it does."""
     signal.signal(signal.SIGXFSZ, then)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -448,7 +454,8 @@ SIZES = [
 
 
 def test_kill_half_way_through_a_file_leaves_the_old_one(small):
-    """A process that writes more than its limit is killed, with a file of as many bytes on the disk."""
+    """A process that writes more than its limit is killed, with a file of as many bytes on the
+    disk."""
     for size, names in SIZES:
         folder = small / (f"new{size}" if size < 2000 else "out")
         run = Forked(
@@ -574,7 +581,8 @@ def test_damaged_checkpoint_never_gives_other_weights(quick, capsys):
 def test_loss_that_is_not_finite_stops_the_run_in_its_batch(
     quick, monkeypatch, capsys, value, when, settings
 ):
-    """A weight goes astray before the first update of the fourth batch, or after the last one of the third, whose losses are all fine."""
+    """A weight goes astray before the first update of the fourth batch, or after the last one of
+    the third, whose losses are all fine."""
     update, count = main.update, iter(range(10**9))
 
     def astray(online, *arguments):

@@ -1,4 +1,5 @@
-"""What a user might stumble over: combinations of settings, runs that replace runs, foreign files."""
+"""What a user might stumble over: combinations of settings, runs that replace runs, foreign
+files."""
 
 import itertools
 import json

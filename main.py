@@ -69,8 +69,8 @@ HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns
 GRAD_CLIP = 1.0         # greatest norm of the gradient
 REPLAY = "off"          # learn from a replay memory: "off", "uniform", "prioritized" (by TD error)
 REPLAY_SIZE = 16_384    # episodes in it
-PRIORITY_ALPHA = 0.6    # prioritized: 0: as uniform; 1: as often as the TD error is great
-PRIORITY_BETA = 0.4     # prioritized: how far weights make up for that, at first; 1 at the end
+PRIORITY_ALPHA = 0.6    # prioritized: exponent of the priority; 0: uniform, 1: proportional
+PRIORITY_BETA = 0.4     # prioritized: exponent of importance weights at first; 1 at the end
 
 # Reward, beside the 1 for reaching the goal; for agents with a window and no map
 SHAPING = "none"        # potential-based: "manhattan": of the straight distance, "oracle": the true
@@ -94,9 +94,9 @@ MAX_EP_LENGTH = 100     # steps after which an episode is cut off; it still boot
 SEED = 0                # of mazes, weights and exploration; held-out mazes have their own
 DEVICE = "auto"         # "auto": a CUDA GPU where there is one, else the CPU; "cuda:1", "mps"
 THREADS = 1             # CPU threads, 0: torch's choice; operations as small as these lose by more
-EVAL_MAZES = 10_000     # held-out mazes in the final evaluation; of training mazes a quarter
-EVAL_SAMPLE = 256       # of them, in the evaluations on the way ...
-EVAL_EVERY = dict(mlp=2, window=5)  # ... one in so many batches; each also saves the checkpoint
+EVAL_MAZES = 10_000     # held-out mazes in the final evaluation, and of training mazes a quarter
+EVAL_SAMPLE = 256       # held-out, and as many training mazes, in each evaluation on the way
+EVAL_EVERY = dict(mlp=2, window=5)  # batches from one evaluation to the next; each saves, too
 OUT_DIR = "out"         # for all that a run writes, but for the plot
 PLOT_FILE = ""          # "": training_plot.png, if the constants are as here; else in OUT_DIR
 PLOT_EVERY = 30         # seconds after which the plot is drawn anew while training runs
@@ -162,7 +162,7 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
 
     for batch in range(record["batch"], batches):
         processes.seed_differently(generator, SEED, batch)
-        # Act. The network thinks once; a step is then a look-up. (With a window, it is asked.)
+        # Act. It thinks once, and a step is a look-up; with a window, it is asked at each step.
         mazes = draw(cache, len(order), record["level"], generator)
         episodes, thoughts = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
 
@@ -227,7 +227,7 @@ def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None):
     else:
         thoughts = network.begin(mazes, learning=epsilon is not None)
         table, _ = maze.move_table(mazes)
-        actions = choices  # `walk` replaces each 4 by the action that the agent takes
+        actions = choices  # the same tensor: `walk` replaces each 4 in it by the action taken
         cells = maze.walk(table, mazes.start, actions, lambda cells: thoughts.see(cells).argmax(0))
         thoughts.see(cells[-1])
     return with_reward(mazes, cells, actions.long()), thoughts
@@ -238,7 +238,7 @@ def choose_actions(steps: int, mazes: Mazes, epsilon, generator):
     shape = steps, len(mazes.goal)
     if epsilon is None:
         return torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
-    # Under epsilon, each of 0..3 is as likely.
+    # Under epsilon, each of 0..3 is as likely, but for the steps of 2^-16 that `uniform` takes.
     return (maze.uniform(shape, generator) * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()
 
 
@@ -271,7 +271,7 @@ def learn(learner: Learner, episodes: Episodes, thoughts, share_done: float) -> 
     syncs = min(TARGET_SYNCS, UPDATES)
     for sync in range(syncs):
         first, last = sync * UPDATES // syncs, (sync + 1) * UPDATES // syncs
-        lanes = slice(first * n // UPDATES, last * n // UPDATES)  # learned until the next sync
+        lanes = slice(first * n // UPDATES, last * n // UPDATES)  # episodes until the next sync
         seen, td_target, counts = fixed_targets(learner, episodes.select(lanes), lanes, thoughts)
         by_step = episodes.actions[:, lanes], td_target, weight[lanes].expand_as(td_target)
         for part, steps in minibatches(counts, last - first):
@@ -287,11 +287,11 @@ def learn(learner: Learner, episodes: Episodes, thoughts, share_done: float) -> 
 
 
 def fixed_targets(learner: Learner, episodes: Episodes, lanes: slice, thoughts):
-    """Copies the target network: (what it saw on the way, the target of each step, which count).
+    """Syncs the target network: (what it saw on the way, the target of each step, which count).
 
-    lanes: which of the batch these episodes are. thoughts: of the network that walked, while it is
-    the online network: a copy of it thinks the same. Later, None: the copy thinks anew. No gradient
-    passes through the thinking: each look is learned by itself, from values that stay as they are.
+    lanes: which of the batch these episodes are. thoughts: those of the acting network, while the
+    target has the same weights; None: the target thinks anew. No gradient passes through thinking:
+    each look is learned by itself, from values that stay as they are.
     """
     online, target = learner.online, learner.target
     # With double DQN the target is copied one sync late: else the two networks would be the same.

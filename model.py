@@ -6,10 +6,10 @@ looking again and again: the best Q of a cell is its new value, which its neighb
 look next, until nothing changes. So values spread from the goal through the maze.
 
 Built in: the value of a cell is the best Q there, as in any Q-learning; the goal's value; walls
-hold none; a core sees and says values in units of the greatest value within one step, and no cell
-is worth more than that; values only rise while the network thinks, and are rounded to whole eighths
-of a step's discount. Learned: which action leads to which cell, that a move into a wall leaves the
-agent where it is, what a step costs, and so which way to go.
+hold none; a core sees and says values in units of m, the greatest value within one step, and no
+cell is worth more than that; values only rise while the network thinks, and are rounded to whole
+eighths of a step's discount. Learned: which action leads to which cell, that a move into a wall
+leaves the agent where it is, what a step costs, and so which way to go.
 
 The batch is the last axis, as in maze.py: values (H, W, B), Q (4, H, W, B).
 """
@@ -23,7 +23,7 @@ import torch.nn as nn
 from maze import Mazes, in_padded, neighbours, padded
 
 OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
-GRAIN = 8  # a value is kept as its worth w: it is GAMMA ** (-w / GRAIN)
+GRAIN = 8  # a value V is kept as its logarithm, its worth w: V = GAMMA ** (-w / GRAIN)
 NO_VALUE = -(2.0**22)  # the worth of an open cell that no value has reached
 NO_CELL = -(2.0**23)  # the worth of a wall
 
@@ -31,8 +31,7 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 # --------------------------------------------------------------------------------------------------
 # Cores: from the patches around n cells, (planes, side, side, n), to Q of the four actions, (4, n).
 #
-# radius: how far a patch reaches. block: how many cells look at once; what they see, and what the
-# core makes of it, should fit into a CPU's cache.
+# radius: how far a patch reaches. block: how many cells look at once, for a CPU's cache.
 #
 # The first planes say which cells of the patch are walls (and, on a map, which are unknown). The
 # last one is the value of each, in units of the greatest within one step; so is Q. The last layer
@@ -40,7 +39,7 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on the nine cells around and under the agent: 1,108 weights."""
+    """A multilayer perceptron on the nine cells of a 3x3 patch: 1,108 weights."""
 
     radius, block = 1, 4096
 
@@ -180,18 +179,17 @@ class Thinker(nn.Module):
     def look(self, patch):
         """(Q of the four actions (4, N) in units of m, the worth of m (N,)).
 
-        patch (F, N): see `Thoughts.patches`.
+        patch (F, N): the worth of the cells of N patches; on a map, then also their kinds.
         """
         worth, kind = patch.split([self.patch_size, len(patch) - self.patch_size])
         planes = torch.empty(self.kinds, *worth.shape, device=worth.device)
         torch.eq(worth, NO_CELL, out=planes[0])
         if self.kinds == 3:
             torch.eq(kind, UNKNOWN, out=planes[1])
-        # Values far above m are cut: such a cell is out of reach, behind a wall.
-        most = self.core.radius * GRAIN * self.log2_unit
         m = self.best_in_reach(patch)
         value = torch.sub(worth, m, out=planes[-1])
-        value.mul_(self.log2_unit).clamp_(max=most).exp2_()
+        # Values far above m are cut: such a cell is out of reach, behind a wall.
+        value.mul_(self.log2_unit).clamp_(max=self.core.radius * GRAIN * self.log2_unit).exp2_()
         return self.core(planes.unflatten(1, (self.side, self.side))), m
 
     def best_in_reach(self, patch):
@@ -233,7 +231,8 @@ class Thoughts:
 
     kind (H, W, B): OPEN, WALL or UNKNOWN; goal (B,). Attributes:
     worth (cells * B,): of the cells of the `padded` maze, in whole eighths of a step (GRAIN);
-    q (4, H, W, B): what the cells saw when they last looked, in units of m; 0 in walls and goals.
+    q (4, H, W, B): what the cells said when they last looked, in units of m; 0 in walls and goals;
+    looked_at (cells * B,): the worth that they saw then.
     """
 
     def __init__(self, thinker, kind, goal):
@@ -261,10 +260,10 @@ class Thoughts:
     def settle(self, each_look=None):
         """Thinks until no value changes, or for as many rounds of looking as the network may take.
 
-        First values spread from the goal, one step with every round. Then every cell looks once
-        more, whatever it sees. Where some rise even then, their values spread, too, and all cells
-        look again that see a change. It comes to an end, as values only rise.
-        each_look: a function to call with these thoughts after each round.
+        First values spread from the goal, one step with every round. Then every open cell looks,
+        whatever it sees. Where some rise even then, their values spread, too, and all cells look
+        again that see a change. It comes to an end, as values only rise.
+        each_look: a function to call with these thoughts after each round in which values spread.
         """
         is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
         q = torch.zeros(4, len(self.worth), device=self.worth.device)
@@ -272,6 +271,7 @@ class Thoughts:
         self.spread(self.goal, each_look)
         due = is_open.nonzero()[:, 0]
         while True:
+            self.looked_at = self.worth.clone()
             q[:, due], risen = self.look(due)
             if self.rounds_left <= 1 or not len(risen):
                 break
@@ -333,15 +333,23 @@ class Thoughts:
         (h, w, _), r = self.shape, self.thinker.core.radius
         return x.unflatten(-1, self.shape)[..., r : h - r, r : w - r, :]
 
-    def values(self):
-        """What the cells are worth as numbers, 0 where no value has come: (H, W, B)."""
-        return (self.inside(self.worth) * self.thinker.log2_unit).exp2()
+    def steps_away(self):
+        """How far from the goal each cell seems to be: (H, W, B), inf where no value has come."""
+        worth = self.inside(self.worth)
+        return torch.where(worth > NO_VALUE, 1 - worth / GRAIN, math.inf)
+
+    def log2_m(self):
+        """The log2 of m, the unit of q: (H, W, B)."""
+        # m is one of the four beside it: no cell but the goal is worth more than all of them.
+        return neighbours(self.inside(self.looked_at), NO_CELL).amax(0) * self.thinker.log2_unit
 
     def q_values(self):
         """Q of all cells, in its own unit: (4, H, W, B)."""
-        # m is one of the four beside it: no cell but the goal is worth more than all of them.
-        m = neighbours(self.inside(self.worth), NO_CELL).amax(0)
-        return self.q * (m * self.thinker.log2_unit).exp2()
+        return self.q * self.log2_m().exp2()
+
+    def q_steps(self):
+        """How far from the goal each action seems to lead, log Q / log GAMMA: (4, H, W, B)."""
+        return -(self.q.clamp(min=0).log2() + self.log2_m()) / (GRAIN * self.thinker.log2_unit)
 
     def along(self, cells, lanes=slice(None)):
         """What learning needs of a walk over `cells` (T + 1, B) in `lanes`: see `as_seen`."""
@@ -352,17 +360,17 @@ class Thoughts:
 def as_seen(patch, next_worth, thinker):
     """(the patch in each visited cell (F, T + 1, B), worth of the next one (T, B)), to learn from.
 
-    The first time that a cell looks, only the cells on its way to the goal have a value. To judge
-    right even then, every second step is learned as at that moment: what is not worth more than the
-    cell itself has no value yet, neither for the network nor for its target.
+    When a cell first looks, only cells nearer to the goal have a value; later, all have. It learns
+    both: in every second step of a walk, cells that are not worth more than the one where it stands
+    have no value, neither for the network nor for its target.
     """
     worth = patch[: thinker.patch_size]
     own = worth[thinker.here]
     t, lane = (torch.arange(size, device=patch.device) for size in own.shape)
-    first = (t[:, None] + lane) % 2 == 0
-    hidden = first & (worth <= own) & (worth != NO_CELL)
+    early = (t[:, None] + lane) % 2 == 0
+    hidden = early & (worth <= own) & (worth != NO_CELL)
     patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size :]])
-    return patch, next_worth.masked_fill(first[:-1] & (next_worth <= own[:-1]), NO_VALUE)
+    return patch, next_worth.masked_fill(early[:-1] & (next_worth <= own[:-1]), NO_VALUE)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -402,10 +410,10 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
     time is not mistaken for the end. rescale (T - 1, B): what G[t + 1] is multiplied by, to be in
     the units of G[t].
     """
-    c = torch.zeros_like(value)
-    c[:-1] = lam * greedy[1:]
+    c_next = torch.zeros_like(value)
+    c_next[:-1] = lam * greedy[1:]
     onward = gamma * ~done
-    target, slope = reward + onward * (1 - c) * value, (onward * c)[:-1] * rescale
+    target, slope = reward + onward * (1 - c_next) * value, (onward * c_next)[:-1] * rescale
     if lam:
         for t in reversed(range(len(target) - 1)):
             target[t] += slope[t] * target[t + 1]
@@ -417,7 +425,7 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 
     """The target of Q(s, a) in each step, and which steps count: both (T, B).
 
     It is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in units
-    of the m of s (see `Thinker`), which is 1 for an agent with a window. seen: what there was to
+    of the m of s (see above), which is 1 for an agent with a window. seen: what there was to
     see along the episodes. bounds: of a return. Steps count until the goal is reached, and where a
     value has come. double: the online network picks the next action (double DQN).
     """

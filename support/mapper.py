@@ -45,8 +45,8 @@ class Map:
     """What a Mapper knows along the way.
 
     From a map on which all is known it can't learn what unknown cells are worth. So, when it
-    learns, every other agent is asked what it would have thought of its move with a map of some
-    steps ago: then it was not known whether the move would succeed, and now it is.
+    learns, every other agent learns its moves from its map of some steps ago: then it was not known
+    whether the move would succeed, and now it is.
     """
 
     def __init__(self, network, mazes, learning, steps_ago=8):

@@ -58,7 +58,7 @@ def goes_round(cells):
 def row(settings, record, learning_rate, scores, means) -> dict:
     """A row of a run's history. means: tensors, of which the mean counts.
 
-    scores: of EVAL_SAMPLE held-out mazes, then of as many training mazes.
+    scores: of EVAL_SAMPLE held-out mazes, then of training mazes.
     """
     held_out = min(settings["EVAL_SAMPLE"], settings["EVAL_MAZES"])
     return dict(
@@ -109,7 +109,7 @@ def learned_backup(thinker, mazes, distance):
     worth = torch.where(distance < 0, model.NO_VALUE, model.GRAIN * (1.0 - distance))
     thoughts.inside(thoughts.worth).copy_(worth.masked_fill(mazes.walls, model.NO_CELL))
     cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
-    at = maze.in_padded(cell, mazes.walls.shape[1], thinker.core.radius) * thoughts.shape[2] + lane
+    at = thoughts.index(cell, lane)
     looks = [thinker.look(thoughts.patches(part)) for part in at.split(thoughts.block)]
     learned, m = (torch.cat(parts, -1) for parts in zip(*looks))
     there = thoughts.worth[at + thoughts.beside]

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from maze import padded, replacing
+from maze import neighbours, padded, replacing
 
 
 def pyplot():
@@ -23,11 +23,6 @@ def save(figure, path, dpi):
     with replacing(path) as beside:
         figure.savefig(beside, dpi=dpi, format="png")
     pyplot().close(figure)
-
-
-def steps_away(value, gamma):
-    """How many steps from the goal a cell of this value is: inf where it has none."""
-    return torch.where(value > 0, 1 + value.clamp(min=1e-38).log() / math.log(gamma), math.inf)
 
 
 def course(path, record, settings, summary=None, backup=None):
@@ -99,24 +94,29 @@ def draw_backup(axis, learned, exact, points=6000):
     axis.legend(fontsize=8, loc="upper left")
 
 
-def walks(path, mazes, cells, value, exact, gamma, farthest):
-    """rollouts.png: what each cell of a few mazes is worth to the agent, its best action there, and
-    the way it walks; below, the exact values. value, exact (4, H, W, n): Q, nan where unknown."""
+def walks(path, mazes, cells, steps, distance, farthest):
+    """rollouts.png: how far from the goal the cells of a few mazes are, as the agent sees it, its
+    best action there, and the way it walks; below, the exact distances.
+
+    steps (4, H, W, n): how far from the goal each action seems to lead, log Q / log GAMMA; inf
+    where there is no value, nan where it is unknown. distance (H, W, n): the exact one, or -1.
+    """
     plt, (h, w, n) = pyplot(), mazes.walls.shape
     board = torch.full((2, h + 2, n, w + 2), math.nan)  # one image of all: a single axis draws fast
-    for row, q in enumerate((value, exact)):
-        away = steps_away(q.amax(0).nan_to_num(0), gamma).masked_fill(mazes.walls, -1)
+    exact = neighbours(torch.where(distance < 0, math.inf, distance.float()), math.inf)
+    for row, after in enumerate((steps, exact)):
+        away = (1 + after.amin(0)).masked_fill(mazes.walls, -1)
         board[row, :, :, :] = padded(away, 1, -1).permute(0, 2, 1).cpu()
     figure = plt.figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))
     colors = plt.get_cmap("viridis_r").with_extremes(under="#282c34", over="#888888", bad="#888888")
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()
     axis.imshow(board, cmap=colors, vmin=0, vmax=farthest)
-    for row, q in enumerate((value, exact)):
-        show = ~mazes.walls & (q.amax(0) > 0)
+    for row, after in enumerate((steps, exact)):
+        show = ~mazes.walls & after.amin(0).isfinite()
         show.view(h * w, n)[mazes.goal, torch.arange(n)] = False
         y, x, i = show.nonzero().cpu().numpy().T
-        best = q.argmax(0)[show].cpu()
+        best = after.argmin(0)[show].cpu()
         dx, dy = torch.tensor([[0, 0, -1, 1], [-1, 1, 0, 0]])[:, best].float().numpy()
         axis.quiver(
             x + 1 + i * (w + 2),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import time
 
@@ -89,20 +90,19 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
     early_success = evaluate(early, mazes.select(some), distance[..., some])["success"]
     some = some[(2 * scores["success"][some] + early_success).argsort(stable=True)[:5]]
     few, distance = mazes.select(some), distance[..., some]
-    exact = maze.optimal_q(few, distance, gamma)
     farthest, rows = int(maze.shortest(few, distance).max()), []
     for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
         walks, thoughts = rollout(agent, few, steps)
-        values = []
+        looks = []
         if isinstance(agent, Thinker):
-            agent.think(few, lambda thoughts, to=values: to.append(thoughts.values()))
-        rows.append((f"after {row['episodes']:,} episodes", values, walks.cells))
+            agent.think(few, lambda thoughts, to=looks: to.append(thoughts.steps_away()))
+        rows.append((f"after {row['episodes']:,} episodes", looks, walks.cells))
     if network.whole_maze:
-        q = thoughts.q_values()
+        away = thoughts.q_steps()
     else:  # it has no opinion of cells where it has not been
-        q = torch.full_like(exact, float("nan")).flatten(1, 2)
-        here = metrics.q_along(network, walks, thoughts)
-        q = q.scatter(1, walks.cells.expand(4, -1, -1), here).view_as(exact)
+        away = torch.full((4, *distance.shape), math.nan, device=distance.device).flatten(1, 2)
+        here = metrics.q_along(network, walks, thoughts).clamp(min=0).log() / math.log(gamma)
+        away = away.scatter(1, walks.cells.expand(4, -1, -1), here).view(4, *distance.shape)
     out = settings["OUT_DIR"]
-    pictures.walks(os.path.join(out, "rollouts.png"), few, walks.cells, q, exact, gamma, farthest)
-    gif.thinking(os.path.join(out, "agent.gif"), few, rows, gamma, farthest)
+    pictures.walks(os.path.join(out, "rollouts.png"), few, walks.cells, away, distance, farthest)
+    gif.thinking(os.path.join(out, "agent.gif"), few, rows, farthest)

@@ -141,12 +141,13 @@ def warning(history, settings):
     losses = [row["loss"] for row in history if row["level"] == history[-1]["level"]]
     if len(losses) < 4 or min(losses[-3:]) < max(0.1, 10 * min(losses[:-3])):
         return None
-    return (
-        f"the loss has risen, from {min(losses[:-3]):.1e} to {losses[-1]:.1e}. Usual causes: LR is "
-        f"too high (now {settings['LR']:g}), targets move too fast (TARGET_SYNCS="
-        f"{settings['TARGET_SYNCS']}; try 1), credit comes from far away (LAMBDA="
-        f"{settings['LAMBDA']:g}; try less)"
-    )
+    causes = [f"LR is too high (now {settings['LR']:g})"]
+    if settings["TARGET_SYNCS"] > 1:
+        causes.append(f"targets move too fast (TARGET_SYNCS={settings['TARGET_SYNCS']}; try 1)")
+    if settings["LAMBDA"]:
+        causes.append(f"credit comes from far away (LAMBDA={settings['LAMBDA']:g}; try less)")
+    rise = f"from {min(losses[:-3]):.1e} to {losses[-1]:.1e}"
+    return f"the loss has risen, {rise}. Usual causes: {', '.join(causes)}"
 
 
 def stop_if_not_finite(settings, *numbers):

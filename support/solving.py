@@ -26,11 +26,10 @@ def solve(texts, network, device, rollout, picture):
         for column, number in enumerate(numbers):
             walks[number] = cells[:, column], shortest[column]
         if 0 in numbers and network.whole_maze:
-            few, distance, q = mazes.select(slice(5)), distance[..., :5], thoughts.q_values()
-            exact = maze.optimal_q(few, distance, network.gamma)
+            few, distance, away = mazes.select(slice(5)), distance[..., :5], thoughts.q_steps()
             os.makedirs(os.path.dirname(picture) or ".", exist_ok=True)
             farthest = max(1, int(distance.max()))
-            pictures.walks(picture, few, cells[:, :5], q[..., :5], exact, network.gamma, farthest)
+            pictures.walks(picture, few, cells[:, :5], away[..., :5], distance, farthest)
     print_walks(texts, walks)
 
 

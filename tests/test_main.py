@@ -1036,9 +1036,10 @@ def test_watchman_is_silent_while_all_is_well(rows):
 def test_watchman_speaks_of_a_loss_that_has_risen_and_stays_high(rows):
     said = warning(rows, main.config())
     assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
-    assert (
-        f"LR is too high (now {main.LR:g})" in said and "TARGET_SYNCS" in said and "LAMBDA" in said
-    )
+    assert f"LR is too high (now {main.LR:g})" in said
+    assert "TARGET_SYNCS" not in said and "LAMBDA" not in said  # they can't be less
+    said = warning(rows, main.config() | dict(TARGET_SYNCS=4, LAMBDA=0.9))
+    assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA=0.9; try less" in said
 
 
 @pytest.mark.parametrize("rate", [0.001, 100.0, 1e30])

@@ -191,8 +191,30 @@ def test_a_way_of_5000_steps_is_no_farther_than_others(kind, gamma):
     thoughts = network.think(mazes)
     assert torch.equal(worth(thoughts), exact_worth(mazes))
     assert (thoughts.q.amax(0)[d > 0] - gamma).abs().max() < 1e-6
+    assert torch.equal(thoughts.steps_away(), torch.where(d < 0, torch.inf, d))
+    assert torch.allclose(1 + thoughts.q_steps().amin(0)[d > 0], d[d > 0].float(), atol=1e-3)
     cells = main.rollout(network, mazes, int(d.max()))[0].cells[:, 0]
     assert torch.equal(d.flatten(0, 1)[cells, 0], torch.arange(int(d.max()), -1, -1))
+
+
+@pytest.mark.parametrize("looks", [0, 1, 3, 10, 40])
+@pytest.mark.parametrize("name", CORES)
+def test_q_is_in_the_unit_of_the_look_that_found_it(monkeypatch, name, looks):
+    """Also where thinking is cut short, and values have risen since."""
+    network, mazes = thinker(name), reference.random_mazes(50, 8, 8)
+    network.looks, look, found = looks, model.Thoughts.look, {}
+
+    def remember(self, at):
+        q, m = network.look(self.patches(at))
+        found.update(zip(at.tolist(), (q * (m * network.log2_unit).exp2()).t()))
+        return look(self, at)
+
+    monkeypatch.setattr(model.Thoughts, "look", remember)
+    thoughts = network.think(mazes)
+    q = torch.zeros(4, len(thoughts.worth))
+    q[:, list(found)] = torch.stack([*found.values()], 1)
+    assert torch.allclose(thoughts.q_values(), thoughts.inside(q), rtol=1e-4, atol=1e-12)
+    assert thoughts.q_values().count_nonzero() > 50
 
 
 @pytest.mark.parametrize("looks", [0, 1, 2, 3, 7, 1000])

@@ -250,8 +250,9 @@ def test_what_no_value_has_reached_is_worth_nothing_at_the_greatest_gamma():
     thoughts = model.Thoughts(
         reference.thinker_of(reference.Exact(gamma), gamma), walls, torch.tensor([5])
     ).settle()
-    values = thoughts.values()[..., 0]
+    values = (thoughts.inside(thoughts.worth) * thoughts.thinker.log2_unit).exp2()[..., 0]
     assert values[1, 0] > 1 and values[values < 1].max() < 1e-20
+    assert thoughts.steps_away()[1, :, 0].tolist() == [0.0, *4 * [float("inf")]]
 
 
 # Files of others

@@ -30,12 +30,12 @@ from support import mazefile, metrics, processes, settings, solving
 from support.adam import Adam
 from support.agents import build, recall
 from support.checkpoint import load_checkpoint
+from support.errors import exit_status
 from support.processes import RANK, WORLD, all_reduce_sum, say
 from support.replay import Replay, minibatches
 from support.report import report
 from support.reward import bounds, with_bonus
-from support.run import Reporter, exit_status, profiled, resume, stop_if_not_finite
-from support.settings import HELD_OUT_SEED
+from support.run import Reporter, profiled, resume, stop_if_not_finite
 
 # fmt: off
 # The maze
@@ -155,7 +155,7 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
         record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
     wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
     cache = processes.first_process_first(device, maze.load_cache, *wanted)
-    held_out = maze.held_out(EVAL_MAZES, GRID, HELD_OUT_SEED, cache, device, say)
+    held_out = maze.held_out(EVAL_MAZES, GRID, settings.HELD_OUT_SEED, cache, device, say)
     sample = test_set(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
     if reporter:
         reporter.begin(learner, cache, batches)
@@ -331,9 +331,9 @@ def update(online, optimizer, seen, steps, action, td_target, weight):
 
 def test_set(packed):
     """(the mazes with all walls, each with a goal and a start, the distance of each cell to it)."""
-    generator = torch.Generator().manual_seed(HELD_OUT_SEED)  # the same mazes whatever the device
+    generator = torch.Generator().manual_seed(settings.HELD_OUT_SEED)
     mazes = maze.draw(packed.cpu(), GRID, 1.0, MAX_START_DISTANCE, GOAL, generator)
-    mazes = mazes.to(packed.device)
+    mazes = mazes.to(packed.device)  # drawn on the CPU, so that they are the same on any device
     return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
@@ -383,7 +383,7 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
 
     def command():
-        given, places = settings.split(arguments)
+        given, places = settings.split(arguments, __doc__)
         globals().update(settings.override(config(), BY_AGENT, given))
         settings.check(config(), WORLD)
         if arguments[:1] == ["solve"]:

@@ -46,8 +46,8 @@ def load_checkpoint(path, device):
             digest, data = file.read(32), file.read()
     except FileNotFoundError:
         raise UserError(
-            f"there is no checkpoint {path}: train one with `python main.py`, or name "
-            "another, CHECKPOINT=file"
+            f"there is no checkpoint {path}: train one with `python main.py`, or name another, for "
+            "`solve` as CHECKPOINT=file, for RESUME as OUT_DIR=folder"
         ) from None
     if hashlib.sha256(data).digest() != digest:
         raise foreign

@@ -72,7 +72,7 @@ def from_text(path):
             if block and len(line) != len(block[0][1]):
                 raise UserError(
                     f"{path}, line {number}: {len(line)} characters, but the line above has "
-                    f"{len(block[0][1])}"
+                    f"{len(block[0][1])}; an empty line, without blanks, parts two mazes"
                 )
             block.append((number, line))
         elif block:
@@ -140,8 +140,11 @@ def from_picture(path, start, goal):
             continue
         found = np.flatnonzero(cells == number)
         if len(found) != 1:
+            grid = (
+                ", as no larger squares fit: is it blurred, or has it lines?" if size == 1 else ""
+            )
             raise UserError(
-                f"{path}: {cells.shape[1]}x{cells.shape[0]} cells of {size} pixels, "
+                f"{path}: {cells.shape[1]}x{cells.shape[0]} cells of {size} pixels{grid}, "
                 f"{len(found)} of them {color}: paint one {color} as the {name}, or say "
                 f"where it is, {'START' if name == 'start' else 'GOAL'}=y,x"
             )

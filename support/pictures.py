@@ -105,7 +105,8 @@ def walks(path, mazes, cells, steps, distance, farthest):
     board = torch.full((2, h + 2, n, w + 2), math.nan)  # one image of all: a single axis draws fast
     exact = neighbours(torch.where(distance < 0, math.inf, distance.float()), math.inf)
     for row, after in enumerate((steps, exact)):
-        away = (1 + after.amin(0)).masked_fill(mazes.walls, -1)
+        away = 1 + after.amin(0)
+        away = away.clamp(max=farthest).where(away.isfinite(), away).masked_fill(mazes.walls, -1)
         board[row, :, :, :] = padded(away, 1, -1).permute(0, 2, 1).cpu()
     figure = plt.figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))

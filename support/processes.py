@@ -144,8 +144,3 @@ def say(text, end="\n"):
         print(text, end=end, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def lacks_memory(error):
-    lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
-    return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)

@@ -25,6 +25,7 @@ def report(reporter, network, record, held_out, known, evaluate, rollout) -> dic
     """
     settings, plot_file = reporter.settings, reporter.plot_file
     out, history, (mazes, distance) = settings["OUT_DIR"], record["history"], held_out
+    say(f"walking {len(mazes.goal):,} mazes that it has never seen, and drawing pictures")
     last, scores = history[-1], evaluate(network, mazes, distance)
     success = average(scores)["success"]
     summary = dict(

@@ -11,7 +11,7 @@ from maze import replacing
 from support import pictures, processes
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.errors import UserError
-from support.processes import lacks_memory, say
+from support.processes import say
 from support.settings import plot_file
 
 # What a run may be resumed with, though it was begun with other values.
@@ -107,10 +107,11 @@ def resume(path, settings, learner) -> dict:
             f"the run in {path} was begun on another kind of device, whose random numbers are not "
             f"those of {learner.generator.device.type}: choose the same DEVICE"
         ) from None
-    # A row that is there only because the run was stopped goes: it ends as if it had never been.
-    bsz, every = settings["BSZ"], settings["EVAL_EVERY"]
-    if record["batch"] * bsz < settings["NUM_EPISODES"]:
-        rows = record["history"]
+    done = record["batch"] * settings["BSZ"]
+    if done >= settings["NUM_EPISODES"]:
+        say(f"nothing is left to train: the run in {path} has had its {done:,} episodes")
+    else:  # a row that is there only because the run was stopped goes
+        bsz, every, rows = settings["BSZ"], settings["EVAL_EVERY"], record["history"]
         record["history"] = [row for row in rows if (row["episodes"] // bsz - 1) % every == 0]
     memory = record.pop("replay")
     if learner.replay:
@@ -174,29 +175,3 @@ def profiled(function, path):
     with replacing(path) as beside:
         calls.dump_stats(beside)
     pstats.Stats(calls).sort_stats("cumulative").print_stats(30)
-
-
-def exit_status(command, settings):
-    """0 after command(), or 2, and one line that says what went wrong, if that is for the user."""
-    try:
-        command()
-        return 0
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        message = (
-            f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
-        )
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        names = "BSZ", "GRID", "MAZE_CACHE_SIZE", "REPLAY_SIZE"
-        now = ", ".join(f"{name} (now {settings()[name]})" for name in names)
-        message = f"memory ran out: lower one of {now}"
-    except KeyboardInterrupt:
-        message = "stopped at once"
-        path = os.path.join(settings()["OUT_DIR"], "checkpoint.pt")
-        if os.path.exists(path):
-            message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
-    print(f"error: {message}", file=sys.stderr)
-    return 2

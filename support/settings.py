@@ -34,12 +34,13 @@ RANGES = (
     ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
      "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
      "a whole number over 0 and under 2^31"),
-    ("WIDTH LOOKS", 0, 2**31 - 1, "0, or a whole number under 2^31"),
+    ("WIDTH", 0, 2**14, f"0, or a whole number up to {2**14}"),
+    ("LOOKS", 0, 2**31 - 1, "0, or a whole number under 2^31"),
     ("THREADS", 0, 1024, "0 or a number of threads, at most 1024"),
     ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
-OTHERS = "F", "RANK", "WORLD", "HELD_OUT_SEED"  # names in main.py that look like constants
+OTHERS = "F", "RANK", "WORLD"  # names in main.py that look like constants
 
 
 def kind_of_agent(settings):
@@ -66,8 +67,14 @@ def override(settings, by_agent, arguments):
     return settings | {name: new[name] for name in new if settings[name] == old[name]} | given
 
 
-def split(arguments):
-    """(KEY=VALUE arguments, {"start": "y,x", "goal": "y,x"} as far as given) of a command line."""
+def split(arguments, usage=""):
+    """(KEY=VALUE arguments, {"start": "y,x", "goal": "y,x"} as far as given) of a command line.
+
+    Who asks for help gets `usage`, and the program ends.
+    """
+    if arguments[:1] in (["help"], ["-h"], ["--help"]):
+        print(usage.strip())
+        raise SystemExit(0)
     solving = arguments[:1] == ["solve"]
     if solving and (len(arguments) < 2 or "=" in arguments[1]):
         raise UserError("solve what? Write: python main.py solve FILE")

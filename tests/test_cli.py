@@ -421,3 +421,11 @@ def test_profile_prints_and_saves_the_slowest_calls(tiny, capsys):
     assert main.main(["PROFILE=True", "NUM_EPISODES=64"]) == 0
     assert "cumulative" in capsys.readouterr().out
     assert (tiny / "out" / "training_stats").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("word", ["help", "-h", "--help"])
+def test_who_asks_for_help_gets_the_usage(capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        main.main([word])
+    assert ended.value.code == 0
+    assert "python main.py solve FILE" in capsys.readouterr().out

@@ -24,11 +24,11 @@ record() {  # record NAME SCRIPT [ARGUMENT ...]
 record seconds seconds.py
 {
     record perfect-mlp perfect.py
-    record perfect-vin perfect.py MODEL=vin
-    record perfect-cnn perfect.py MODEL=cnn SEEDS=5
+    record perfect-vin perfect.py MODEL=vin SEEDS=5
+    record perfect-cnn perfect.py MODEL=cnn SEEDS=3
     record ablations-once ablations.py TABLE=once SEEDS=1
-    record perfect-attention perfect.py MODEL=attention SEEDS=3
     record explorers explorers.py MAZES=10000
+    record perfect-attention perfect.py MODEL=attention SEEDS=3
     record speed-cnn speed.py MODEL=cnn SECONDS=0
 } &
 {

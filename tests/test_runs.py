@@ -18,7 +18,7 @@ from PIL import Image
 
 import main
 import maze
-from support import gif, pictures
+from support import gif, metrics, pictures
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.errors import UserError
 
@@ -48,7 +48,8 @@ def small(tiny, monkeypatch):
 
 @pytest.fixture
 def quick(small, monkeypatch):
-    """The same in half a second: the plot is a single pixel, and there are no other pictures."""
+    """The same in half a second: the plot is a single pixel, there are no other pictures, and one
+    look is measured in few mazes."""
 
     def pixel(*_):
         with maze.replacing(main.PLOT_FILE) as beside:
@@ -57,6 +58,8 @@ def quick(small, monkeypatch):
     monkeypatch.setattr(pictures, "course", pixel)
     monkeypatch.setattr(pictures, "walks", lambda *_: None)
     monkeypatch.setattr(gif, "thinking", lambda *_: None)
+    walls = metrics.random_walls
+    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(20, *more))
     return small
 
 
@@ -398,7 +401,7 @@ def test_signals_mean_again_what_they_meant_before_once_a_run_is_over(quick):
 
 
 def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
-    """Twenty-eight kills, of fresh and of resumed runs, and each run goes on from its
+    """Sixteen kills, of fresh and of resumed runs, and each run goes on from its
     checkpoint, if it had one yet."""
     chance, replace = random.Random(0), os.replace
 
@@ -415,7 +418,7 @@ def test_files_are_whole_after_a_kill_at_any_moment(quick, monkeypatch, capsys):
     began = time.perf_counter()
     assert Forked(quick / "measured", "NUM_EPISODES=48").end()[0] == 0
     usual, batches, kills = time.perf_counter() - began, 0, 0
-    while kills < 28:
+    while kills < 16:
         folder = quick / f"out{kills // 4}"
         batches = check_whole(folder)
         run = Forked(

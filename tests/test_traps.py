@@ -16,7 +16,7 @@ from test_runs import quick, runs, small  # noqa: F401
 import main
 import maze
 import model
-from support import mazefile, metrics, pictures, processes, settings
+from support import mazefile, pictures, processes, settings
 from support.checkpoint import load_checkpoint
 from support.errors import UserError
 
@@ -82,8 +82,6 @@ def small_memory(quick, monkeypatch):  # noqa: F811
         WIDTH=4,
     ).items():
         monkeypatch.setattr(main, name, value)
-    walls = metrics.random_walls
-    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(20, *more))
     return quick
 
 

@@ -78,7 +78,7 @@ def sentences():
     yield f"({wrong[ten]} wrong with 10 looks, {wrong[fifty]} with 50)"
     absolute = "v in place of v / m"
     yield f"it finds {success[absolute]} of the goals, or {success[absolute + ', GAMMA=0.9']} with GAMMA=0.9"
-    yield f"If they may, {success['walls hold values']}"
+    yield f"if walls may hold values, {success['walls hold values']}"
     yield f"with 0.98 success is {success['GAMMA=0.98']}: one look is wrong by {wrong['GAMMA=0.98']}"
     yield f"99% comes after {to_99['TARGET_SYNCS=10']} episodes and not after {to_99['nothing']}"
     yield f"({wrong['LAMBDA=0.9']} wrong, not {wrong['nothing']})"
@@ -110,8 +110,8 @@ def test_all_figures_come_from_one_commit():
     commits = {
         path.stem: re.search(r"^Commit (\w+), ", path.read_text(), re.M).group(1)
         for path in (ROOT / "bench" / "results").glob("*.md")
+        if path.stem != "kills"
     }
-    commits.pop("kills")
     assert len(commits) > 8 and len(set(commits.values())) == 1
 
 

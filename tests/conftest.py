@@ -9,6 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 import main  # noqa: E402
+from support import metrics  # noqa: E402
 
 TINY = dict(
     GRID=8,
@@ -40,6 +41,8 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setattr(main, name, value)
     monkeypatch.setattr(main, "OUT_DIR", str(tmp_path / "out"))
     monkeypatch.setattr(main, "PLOT_FILE", str(tmp_path / "plot.png"))
+    walls = metrics.random_walls  # one look is measured in few mazes
+    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(min(n, 100), *more))
     return tmp_path
 
 

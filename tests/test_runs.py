@@ -18,7 +18,7 @@ from PIL import Image
 
 import main
 import maze
-from support import gif, metrics, pictures
+from support import gif, pictures
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.errors import UserError
 
@@ -48,8 +48,7 @@ def small(tiny, monkeypatch):
 
 @pytest.fixture
 def quick(small, monkeypatch):
-    """The same in half a second: the plot is a single pixel, there are no other pictures, and one
-    look is measured in few mazes."""
+    """The same in half a second: the plot is a single pixel, and there are no other pictures."""
 
     def pixel(*_):
         with maze.replacing(main.PLOT_FILE) as beside:
@@ -58,8 +57,6 @@ def quick(small, monkeypatch):
     monkeypatch.setattr(pictures, "course", pixel)
     monkeypatch.setattr(pictures, "walks", lambda *_: None)
     monkeypatch.setattr(gif, "thinking", lambda *_: None)
-    walls = metrics.random_walls
-    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(20, *more))
     return small
 
 

@@ -31,7 +31,7 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 # --------------------------------------------------------------------------------------------------
 # Cores: from the patches around n cells, (planes, side, side, n), to Q of the four actions, (4, n).
 #
-# radius: how far a patch reaches. block: how many cells look at once, for a CPU's cache.
+# radius: how far a patch reaches. block: how many cells look at once, to fit a CPU's cache.
 #
 # The first planes say which cells of the patch are walls (and, on a map, which are unknown). The
 # last one is the value of each, in units of the greatest within one step; so is Q. The last layer
@@ -425,7 +425,7 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 
     """The target of Q(s, a) in each step, and which steps count: both (T, B).
 
     It is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in units
-    of the m of s (see above), which is 1 for an agent with a window. seen: what there was to
+    of the m of s (see the top), which is 1 for an agent with a window. seen: what there was to
     see along the episodes. bounds: of a return. Steps count until the goal is reached, and where a
     value has come. double: the online network picks the next action (double DQN).
     """

@@ -32,6 +32,10 @@ def timed(command, arguments):
             return time.perf_counter() - began, json.load(file)
 
 
+def spread(spent):
+    return f"{statistics.median(spent):.1f} ({min(spent):.1f} .. {max(spent):.1f})"
+
+
 def run(arguments):
     seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 10)
     one = [sys.executable]
@@ -54,15 +58,14 @@ def run(arguments):
         began = time.perf_counter()
         subprocess.run([*one, "-c", "import torch"], check=True)
         imports.append(time.perf_counter() - began)
-    median, span = statistics.median(imports), f"{min(imports):.1f} .. {max(imports):.1f}"
-    print(f'| python -c "import torch" | {median:.1f} ({span}) | - | - | - | - |', flush=True)
+    print(f'| python -c "import torch" | {spread(imports)} | - | - | - | - |', flush=True)
     for name, command, settings, number in rows:
         found = [timed(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
         spent = [seconds for seconds, _ in found]
-        median, rate = statistics.median(spent), found[0][1]["episodes"] / statistics.median(spent)
+        rate = found[0][1]["episodes"] / statistics.median(spent)
         success, optimal = (min(row[key] for _, row in found) for key in ("success", "optimal"))
         print(
-            f"| {name} | {median:.1f} ({min(spent):.1f} .. {max(spent):.1f}) | {rate:,.0f} "
+            f"| {name} | {spread(spent)} | {rate:,.0f} "
             f"| {success:.4f} | {optimal:.4f} | {number} |",
             flush=True,
         )

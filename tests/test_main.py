@@ -641,7 +641,7 @@ def test_no_seed_of_training_has_the_randomness_of_the_held_out_mazes(monkeypatc
         assert not torch.equal(torch.rand(4, generator=seeded(seed)), held_out)
 
 
-def test_exam_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
+def test_test_set_is_at_full_difficulty_and_the_same_for_every_run(monkeypatch):
     packed = maze.make_mazes(100, 16, seeded())
     mazes, distance = main.test_set(packed)
     assert torch.equal(mazes.walls, maze.unpack(packed, 16, 16))

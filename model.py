@@ -39,13 +39,12 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on the nine cells of a 3x3 patch: 1,108 weights."""
+    """A multilayer perceptron on the nine cells of a 3x3 patch: 740 weights."""
 
-    radius, block = 1, 4096
+    radius, block = 1, 8192
 
     def __init__(self, planes, width, gamma):
         super().__init__()
-        width = width or 48
         self.hidden = nn.Linear(9 * planes, width)
         self.q = zeros(nn.Linear(width, 4))
 
@@ -64,7 +63,6 @@ class CNN(nn.Module):
 
     def __init__(self, planes, width, gamma):
         super().__init__()
-        width = width or 32
         self.first = nn.Linear(9 * planes, width)
         self.second = nn.Linear(9 * width, width)
         self.q = zeros(nn.Linear(width, 4))
@@ -87,7 +85,6 @@ class Attention(nn.Module):
 
     def __init__(self, planes, width, gamma):
         super().__init__()
-        width = width or 32
         self.token = nn.Linear(planes, width)
         self.place = nn.Parameter(0.5 * torch.randn(width, 9))
         self.score = nn.Linear(width, 4, bias=False)
@@ -112,11 +109,10 @@ class VIN(nn.Module):
     fails leaves the agent where it is: Q(s, a) = gamma * (p * V(s') + (1 - p) * V(s)).
     """
 
-    radius, block = 1, 4096
+    radius, block = 1, 8192
 
     def __init__(self, planes, width, gamma):
         super().__init__()
-        width = width or 64
         self.gamma = gamma
         self.hidden = nn.Linear(9 * (planes - 1), width)
         self.p = zeros(nn.Linear(width, 4))
@@ -244,10 +240,9 @@ class Thoughts:
         self.goal = self.index(goal)
         self.worth.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
-        patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to each of its cells
-        self.beside = patch[[thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]]
-        # 32-bit indices are faster, where they reach.
-        self.patch = patch.int() if len(self.worth) < 2**31 else patch
+        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to each cell
+        beside = [thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]
+        self.beside = self.patch[beside]
         self.block = thinker.core.block * (1 if device.type == "cpu" else 256)  # a GPU is for more
         self.ticket = torch.empty(len(self.worth), dtype=torch.int32, device=device)  # for `wake`
 
@@ -272,7 +267,7 @@ class Thoughts:
         due = is_open.nonzero()[:, 0]
         while True:
             self.looked_at = self.worth.clone()
-            q[:, due], risen = self.look(due)
+            risen = self.look(due, q)
             if self.rounds_left <= 1 or not len(risen):
                 break
             self.rounds_left -= 1
@@ -286,43 +281,48 @@ class Thoughts:
         """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
         while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):
-            changed.append(self.look(awake)[1])
+            changed.append(self.look(awake))
             self.rounds_left -= 1
             if each_look:
                 each_look(self)
         return torch.cat(changed)
 
-    def look(self, at):
-        """The cells `at` (N,) look, all at once: (Q (4, N), the cells whose value rises by it)."""
-        here, log2_unit, parts = self.thinker.here, self.thinker.log2_unit, []
+    def look(self, at, q=None):
+        """The cells `at` (N,) look, all at once: returns those whose value rises by it.
+
+        q (4, cells * B): what they say is written there.
+        """
+        parts = []
         for part in at.split(self.block):
             patch = self.patches(part)
-            q, m = self.thinker.look(patch)
-            worth = q.amax(0).clamp_(0, 1).log2_().div_(log2_unit).round_().add_(m)
-            parts.append((q.masked_fill_(m == NO_VALUE, 0), worth, worth > patch[here]))
-        q, worth, higher = (torch.cat(several, -1) for several in zip(*parts))
-        rows = higher.nonzero()[:, 0]
-        risen = at.index_select(0, rows)
-        self.worth.scatter_(0, risen, worth.index_select(0, rows))
-        return q, risen
+            said, m = self.thinker.look(patch)
+            gain = said.amax(0).clamp_(0, 1).log2_().div_(self.thinker.log2_unit).round_()
+            worth = m + gain
+            rows = (worth > patch[self.thinker.here]).nonzero()[:, 0]
+            parts.append((part.index_select(0, rows), worth.index_select(0, rows)))
+            if q is not None:
+                q.index_copy_(1, part, said.masked_fill_(m == NO_VALUE, 0))
+        risen, worth = (torch.cat(several) for several in zip(*parts))
+        self.worth.scatter_(0, risen, worth)  # now that all have looked
+        return risen
 
     def wake(self, risen):
         """The neighbours of these cells that are worth less than they are."""
-        near = (self.beside + risen).flatten()
-        worth = self.worth.index_select(0, near)
-        lower = worth < self.worth.index_select(0, risen).repeat(4)
-        near = near.index_select(0, (lower & (worth != NO_CELL)).nonzero()[:, 0])
+        near = self.beside + risen
+        worth = self.worth.index_select(0, near.flatten()).view_as(near)
+        lower = worth < self.worth.index_select(0, risen)
+        near = near.masked_select(lower & (worth != NO_CELL))
         # Where two wake the same cell, one ticket is left.
         number = torch.arange(len(near), dtype=torch.int32, device=near.device)
         self.ticket.scatter_(0, near, number)
-        return near[self.ticket.index_select(0, near) == number]
+        return near.masked_select(self.ticket.index_select(0, near) == number)
 
     def patches(self, at):
         """What the cells `at` (...) see: the worth of all cells of their patch, (F, ...).
 
         On a map also their kind.
         """
-        index = self.patch.view(-1, *[1] * at.dim()) + at.to(self.patch.dtype)
+        index = self.patch.view(-1, *[1] * at.dim()) + at
         worth = self.worth.index_select(0, index.flatten()).view(index.shape)
         if self.thinker.kinds == 2:
             return worth

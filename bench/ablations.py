@@ -117,16 +117,18 @@ def thinker(kind):
 def look_that(clip=1.0, falls=False):
     """`Thoughts.look` with another greatest q, or with values that may fall."""
 
-    def look(self, at):
+    def look(self, at, q=None):
         patch = self.patches(at)
-        q, m = self.thinker.look(patch)
-        gain = (q.amax(0).clamp(0, clip).log2() / self.thinker.log2_unit).round()
+        said, m = self.thinker.look(patch)
+        gain = (said.amax(0).clamp(0, clip).log2() / self.thinker.log2_unit).round()
         worth = (m + gain).clamp(model.NO_VALUE, -model.NO_VALUE)
         worth = worth.masked_fill(m == model.NO_VALUE, model.NO_VALUE)
         own = patch[self.thinker.here]
         changed = (worth != own) if falls else (worth > own)
         self.worth[at[changed]] = worth[changed]
-        return q.masked_fill(m == model.NO_VALUE, 0), at[changed]
+        if q is not None:
+            q[:, at] = said.masked_fill(m == model.NO_VALUE, 0)
+        return at[changed]
 
     return setting(model.Thoughts, look=look)
 
@@ -187,6 +189,7 @@ CONSTANTS = [
     "EPSILON=0.1",
     "WIDTH=8",
     "WIDTH=16",
+    "WIDTH=64",
 ]
 VIN = [
     "CURRICULUM=off",

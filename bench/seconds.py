@@ -3,9 +3,9 @@
     python bench/seconds.py [SEEDS=10]
 
 The default run with SEEDS seeds, the other models with three, longer runs and more threads or
-processes with one; each command a process of its own, one after the other: run nothing else beside
-it. Prints median and range of the seconds, and the worst success and optimal on 10,000 held-out
-mazes. The first row is a yardstick for the machine.
+processes with one, one after the other: run nothing else beside them. Prints median and range of
+the seconds, and the worst success and optimal on 10,000 held-out mazes. The first row is a
+yardstick for the machine.
 """
 
 import json
@@ -19,7 +19,12 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+COMMANDS = {
+    "python": [sys.executable],
+    "torchrun --nproc-per-node=2": [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    ],
+}
 
 
 def timed(command, arguments):
@@ -38,35 +43,32 @@ def spread(spent):
 
 def run(arguments):
     seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 10)
-    one = [sys.executable]
-    rows = [("python main.py", one, "", seeds)]
-    rows += [
-        (f"python main.py MODEL={m}", one, f"MODEL={m}", 3) for m in ("vin", "cnn", "attention")
-    ]
-    for settings in (
-        "NUM_EPISODES=200000",
-        "NUM_EPISODES=1000000 BSZ=8192",
-        "MODEL=vin NUM_EPISODES=1000000 BSZ=8192",
-        "THREADS=2",
-    ):
-        rows.append((f"python main.py {settings}", one, settings, 1))
-    rows.append(("torchrun --nproc-per-node=2 main.py", TORCHRUN, "", 1))
+    one, two = COMMANDS
+    million = "NUM_EPISODES=1000000 BSZ=8192"
+    rows = [(one, "", seeds)]
+    rows += [(one, f"MODEL={name}", 3) for name in ("vin", "cnn", "attention")]
+    rows += [(one, "THREADS=2", 1), (two, "", 1), (one, "NUM_EPISODES=200000", 1)]
+    for settings in (million, f"MODEL=vin {million}"):
+        rows += [(one, settings, 1), (two, settings, 1)]
     print("| command | seconds | episodes/s | success | optimal | seeds |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     imports = []
     for _ in range(seeds):
         began = time.perf_counter()
-        subprocess.run([*one, "-c", "import torch"], check=True)
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
         imports.append(time.perf_counter() - began)
     print(f'| python -c "import torch" | {spread(imports)} | - | - | - | - |', flush=True)
-    for name, command, settings, number in rows:
-        found = [timed(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
+    for name, settings, number in rows:
+        found = [
+            timed(COMMANDS[name], [*settings.split(), f"SEED={seed}"]) for seed in range(number)
+        ]
         spent = [seconds for seconds, _ in found]
         rate = found[0][1]["episodes"] / statistics.median(spent)
         success, optimal = (min(row[key] for _, row in found) for key in ("success", "optimal"))
+        command = f"{name} main.py {settings}".strip()
         print(
-            f"| {name} | {spread(spent)} | {rate:,.0f} "
-            f"| {success:.4f} | {optimal:.4f} | {number} |",
+            f"| {command} | {spread(spent)} | {rate:,.0f} | {success:.4f} | {optimal:.4f} "
+            f"| {number} |",
             flush=True,
         )
 

@@ -12,7 +12,7 @@ from support.agents import build
 from support.errors import UserError
 from support.window import MEMORIES
 
-CHECKPOINT_FORMAT = 7
+CHECKPOINT_FORMAT = 8
 
 
 def save_checkpoint(path, network, settings, **progress):
@@ -82,7 +82,7 @@ def can_build(settings, weights):
     for more memory than the weights of the file do."""
     widest = max(size for tensor in weights.values() for size in tensor.shape)
     limits = dict(
-        GRID=(5, 256), WIDTH=(0, widest), LOOKS=(0, 2**31), VISION=(0, settings["GRID"] - 1)
+        GRID=(5, 256), WIDTH=(1, widest), LOOKS=(0, 2**31), VISION=(0, settings["GRID"] - 1)
     )
     return (
         all(

@@ -34,7 +34,7 @@ RANGES = (
     ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
      "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
      "a whole number over 0 and under 2^31"),
-    ("WIDTH", 0, 2**14, f"0, or a whole number up to {2**14}"),
+    ("WIDTH", 1, 2**14, f"a whole number from 1 to {2**14}"),
     ("LOOKS", 0, 2**31 - 1, "0, or a whole number under 2^31"),
     ("THREADS", 0, 1024, "0 or a number of threads, at most 1024"),
     ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),

@@ -27,7 +27,6 @@ class Local(nn.Module):
 
     def __init__(self, width, radius, compass, memory):
         super().__init__()
-        width = width or 128
         self.radius, self.compass, self.trail = radius, compass, memory == "trail"
         self.enter = nn.Linear((2 + 2 * self.trail) * (2 * radius + 1) ** 2 + 4, width)
         self.hidden = nn.GRU(width, width) if memory == "gru" else nn.Linear(width, width)

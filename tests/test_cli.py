@@ -217,6 +217,7 @@ WRONG = [
     ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
     ("LOOKS=3e9", "LOOKS=3"),
     ("WIDTH=-1", "WIDTH=-1"),
+    ("WIDTH=0", "WIDTH=0"),
     ("VISION=16", "VISION=16", "15"),
     ("VISION=-1", "VISION=-1"),
     ("THREADS=-1", "THREADS=-1"),

@@ -204,10 +204,10 @@ def test_q_is_in_the_unit_of_the_look_that_found_it(monkeypatch, name, looks):
     network, mazes = thinker(name), reference.random_mazes(50, 8, 8)
     network.looks, look, found = looks, model.Thoughts.look, {}
 
-    def remember(self, at):
+    def remember(self, at, *rest):
         q, m = network.look(self.patches(at))
         found.update(zip(at.tolist(), (q * (m * network.log2_unit).exp2()).t()))
-        return look(self, at)
+        return look(self, at, *rest)
 
     monkeypatch.setattr(model.Thoughts, "look", remember)
     thoughts = network.think(mazes)
@@ -361,7 +361,7 @@ def test_gradient_reaches_every_weight(precise, name, kinds):
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("kinds", [2, 3])
 def test_a_network_begins_with_nothing_worth_anything_but_for_what_a_vin_is_told(name, kinds):
-    network = model.Thinker(name, 0, 0.5, kinds=kinds)
+    network = model.Thinker(name, 8, 0.5, kinds=kinds)
     mazes = reference.random_mazes(9, 6, 7)
     thoughts = network.think(mazes)
     if name == "vin":  # half of all moves succeed

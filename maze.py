@@ -110,13 +110,13 @@ def pack(walls):
     """Eight cells to a byte: walls (H, W, B) bool -> (ceil(H * W / 8), B) uint8."""
     cells = walls.flatten(0, 1)
     cells = F.pad(cells.to(torch.uint8), (0, 0, 0, -len(cells) % 8)).unflatten(0, (-1, 8))
-    return sum(cells[:, i] << i for i in range(8))
+    return sum(cells[:, i] * 2**i for i in range(8))
 
 
 def unpack(packed, height, width):
     """The inverse of pack: (bytes, B) uint8 -> walls (H, W, B) bool."""
-    bit = torch.arange(8, dtype=torch.uint8, device=packed.device)[:, None]
-    cells = (packed[:, None] >> bit & 1).bool().flatten(0, 1)
+    bit = torch.tensor([2**i for i in range(8)], dtype=torch.uint8, device=packed.device)
+    cells = (packed[:, None] & bit[:, None]).bool().flatten(0, 1)
     return cells[: height * width].unflatten(0, (height, width))
 
 
@@ -349,15 +349,16 @@ def waves(walls, goal):
 def to_bits(x) -> torch.Tensor:
     """64 mazes to a word: x (N, B) bool -> (N, ceil(B / 64)) int64."""
     x = F.pad(x.to(torch.uint8), (0, -x.shape[1] % 64)).view(torch.int64)
-    bits = x * 0x0102040810204080 >> 56  # eight bytes, each 0 or 1, become the bits of one byte
-    return bits.to(torch.uint8).view(torch.int64)
+    bits = x * 0x0102040810204080  # eight bytes, each 0 or 1, become the bits of the last of them
+    return bits.view(torch.uint8)[:, 7::8].contiguous().view(torch.int64)
 
 
 def from_waves(far, walls) -> torch.Tensor:
     """What `waves` yielded, as cells of the mazes: (H, W, B) uint8, 0 or 1."""
     h, w, b = walls.shape
-    byte, bit = torch.arange(256, device=far.device)[:, None], torch.arange(8, device=far.device)
-    bits = (byte >> bit & 1).to(torch.uint8).view(torch.int64)[:, 0]  # those of each byte
+    bit = torch.tensor([2**i for i in range(8)], device=far.device)
+    bits = (torch.arange(256, device=far.device)[:, None] & bit).bool()  # those of each byte
+    bits = bits.view(torch.int64)[:, 0]
     x = bits.index_select(0, far.view(torch.uint8).flatten().int()).view(torch.uint8)
     return x.view(h, w + 1, -1)[:, :w, :b]
 
@@ -379,7 +380,7 @@ def distances(walls, goal) -> torch.Tensor:
         # `step` digit i flips if 2^i divides it, as when counting from step - 1 to step.
         for digit in digits[: (step & -step).bit_length()]:
             digit ^= far
-    distance = sum(from_waves(digit, walls).int() << i for i, digit in enumerate(digits))
+    distance = sum(from_waves(digit, walls).int() * 2**i for i, digit in enumerate(digits))
     return distance.masked_fill_(from_waves(far, walls).bool(), -1)
 
 

@@ -301,7 +301,7 @@ class Thoughts:
             rows = (worth > patch[self.thinker.here]).nonzero()[:, 0]
             parts.append((part.index_select(0, rows), worth.index_select(0, rows)))
             if q is not None:
-                q.index_copy_(1, part, said.masked_fill_(m == NO_VALUE, 0))
+                q.scatter_(1, part.expand(4, -1), said.masked_fill_(m == NO_VALUE, 0))
         risen, worth = (torch.cat(several) for several in zip(*parts))
         self.worth.scatter_(0, risen, worth)  # now that all have looked
         return risen

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes every table of bench/results, in one to two hours on two cores: first the seconds of
-# whole runs, alone, then the rest, two at a time with one thread each. Each file says by which
-# command, commit and machine it was made. The thousand kills take another half an hour:
-# bench/kills.py.
+# whole runs, alone, then what learns and how well, two at a time with one thread each, and at the
+# end, alone again, the time of each stage. Each file says by which command, commit and machine it
+# was made. The thousand kills take another half an hour: bench/kills.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -28,14 +28,14 @@ record seconds seconds.py
     record perfect-cnn perfect.py MODEL=cnn SEEDS=3
     record ablations-once ablations.py TABLE=once SEEDS=1
     record explorers explorers.py MAZES=10000
-    record perfect-attention perfect.py MODEL=attention SEEDS=3
-    record speed-cnn speed.py MODEL=cnn SECONDS=0
 } &
 {
     record ablations-built-in ablations.py TABLE=built-in
     record ablations-constants ablations.py TABLE=constants
     "$python" bench/chart.py
     record window window.py
-    record speed-mlp speed.py SECONDS=30
+    record perfect-attention perfect.py MODEL=attention SEEDS=3
 } &
 wait
+record speed-cnn speed.py MODEL=cnn SECONDS=0
+record speed-mlp speed.py SECONDS=30

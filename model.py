@@ -39,7 +39,7 @@ NO_CELL = -(2.0**23)  # the worth of a wall
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on the nine cells of a 3x3 patch: 740 weights."""
+    """A multilayer perceptron on the nine cells of a 3x3 patch: 1,108 weights."""
 
     radius, block = 1, 8192
 

@@ -189,7 +189,7 @@ CONSTANTS = [
     "EPSILON=0.1",
     "WIDTH=8",
     "WIDTH=16",
-    "WIDTH=64",
+    "WIDTH=32",
 ]
 VIN = [
     "CURRICULUM=off",

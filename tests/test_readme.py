@@ -71,7 +71,7 @@ def sentences():
     by_hand = max(float(cells["success"]) for cells in explorers)
     million = seconds["python main.py NUM_EPISODES=1000000 BSZ=8192"]["seconds"].split()[0]
     median = seconds["python main.py"]["seconds"].split()[0]
-    yield f"trains a network of 740 weights in {float(median):.0f} s on one CPU core"
+    yield f"trains a network of 1,108 weights in {float(median):.0f} s on one CPU core"
     once, ten, fifty = (f"{how} (LOOKS={n})" for how, n in LOOKS)
     yield f"Looking once, the same core finds {success[once]} of the goals; 10 times, {success[ten]}"
     yield f"50 times, {success[fifty]}; until nothing changes, all."

@@ -356,9 +356,8 @@ def to_bits(x) -> torch.Tensor:
 def from_waves(far, walls) -> torch.Tensor:
     """What `waves` yielded, as cells of the mazes: (H, W, B) uint8, 0 or 1."""
     h, w, b = walls.shape
-    bit = torch.tensor([2**i for i in range(8)], device=far.device)
-    bits = (torch.arange(256, device=far.device)[:, None] & bit).bool()  # those of each byte
-    bits = bits.view(torch.int64)[:, 0]
+    byte = torch.arange(256, dtype=torch.uint8, device=far.device)
+    bits = unpack(byte[None], 1, 8)[0].t().contiguous().view(torch.int64)[:, 0]  # of each byte
     x = bits.index_select(0, far.view(torch.uint8).flatten().int()).view(torch.uint8)
     return x.view(h, w + 1, -1)[:, :w, :b]
 

@@ -240,7 +240,7 @@ class Thoughts:
         self.goal = self.index(goal)
         self.worth.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
-        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to each cell
+        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to its cells
         beside = [thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]
         self.beside = self.patch[beside]
         self.block = thinker.core.block * (1 if device.type == "cpu" else 256)  # a GPU is for more
@@ -290,7 +290,7 @@ class Thoughts:
     def look(self, at, q=None):
         """The cells `at` (N,) look, all at once: returns those whose value rises by it.
 
-        q (4, cells * B): what they say is written there.
+        q (4, cells * B): where what they say is written, if anywhere.
         """
         parts = []
         for part in at.split(self.block):

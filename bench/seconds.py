@@ -22,7 +22,8 @@ import main
 COMMANDS = {
     "python": [sys.executable],
     "torchrun --nproc-per-node=2": [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+        sys.executable,
+        *"-m torch.distributed.run --nproc-per-node=2".split(),
     ],
 }
 

@@ -20,7 +20,7 @@ from PIL import Image
 import main
 import maze
 import model
-from support import metrics, pictures
+from support import pictures
 from support.checkpoint import load_checkpoint
 
 SMALL = dict(
@@ -56,8 +56,7 @@ def gpu():
 
 @pytest.fixture
 def small(tiny, monkeypatch):
-    """Constants for a run of two batches. Its core is tried on few mazes, its plot is a pixel."""
-    random_walls = metrics.random_walls
+    """Constants for a run of two batches. Its plot is a pixel."""
 
     def pixel(*_):
         Image.new("1", (1, 1)).save(main.PLOT_FILE, "png")
@@ -65,7 +64,6 @@ def small(tiny, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(main, name, value)
     monkeypatch.setattr(pictures, "course", pixel)
-    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: random_walls(n // 100, *more))
     (tiny / "mazes.txt").write_text(TEXT)
     return tiny
 

@@ -36,9 +36,8 @@ class Called(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if self.listens:
-            schema = function._schema
-            name = schema.name.removeprefix("aten::") + f".{schema.overload_name}"
-            self.names.add(name.rstrip("."))
+            name = str(function).removeprefix("aten.").removesuffix(".default")
+            self.names.add(name)
             if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in args):
                 self.of_doubles.add(name)
         return function(*args, **(kwargs or {}))

@@ -7,9 +7,9 @@ look next, until nothing changes. So values spread from the goal through the maz
 
 Built in: the value of a cell is the best Q there, as in any Q-learning; the goal's value; walls
 hold none; a core sees and says values in units of m, the greatest value within one step, and no
-cell is worth more than that; values only rise while the network thinks, and are rounded to whole
-eighths of a step's discount. Learned: which action leads to which cell, that a move into a wall
-leaves the agent where it is, what a step costs, and so which way to go.
+cell is worth more than that; values only rise while the network thinks, and are rounded to half
+steps. Learned: which action leads to which cell, that a move into a wall leaves the agent where it
+is, what a step costs, and so which way to go.
 
 The batch is the last axis, as in maze.py: values (H, W, B), Q (4, H, W, B).
 """
@@ -23,7 +23,7 @@ import torch.nn as nn
 from maze import Mazes, in_padded, neighbours, padded
 
 OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
-GRAIN = 8  # a value V is kept as its logarithm, its worth w: V = GAMMA ** (-w / GRAIN)
+GRAIN = 2  # a value V is kept as its logarithm, its worth w: V = GAMMA ** (-w / GRAIN)
 NO_VALUE = -(2.0**22)  # the worth of an open cell that no value has reached
 NO_CELL = -(2.0**23)  # the worth of a wall
 
@@ -226,7 +226,7 @@ class Thoughts:
     """What a `Thinker` thinks of a batch of mazes: what each cell is worth, and Q.
 
     kind (H, W, B): OPEN, WALL or UNKNOWN; goal (B,). Attributes:
-    worth (cells * B,): of the cells of the `padded` maze, in whole eighths of a step (GRAIN);
+    worth (cells * B,): of the cells of the `padded` maze, in half steps (GRAIN);
     q (4, H, W, B): what the cells said when they last looked, in units of m; 0 in walls and goals;
     looked_at (cells * B,): the worth that they saw then.
     """

@@ -138,7 +138,7 @@ def test_thinking_finds_what_a_slow_loop_over_the_cells_finds(precise, name, h, 
             seen = reference.look(network, 0.5, one, n, y, x)
             assert not seen or thoughts.q[:, y, x, b].tolist() == pytest.approx(seen[0], abs=1e-9)
         several |= set(n.values())
-    assert len(several) > (1 if h == 1 else 5)
+    assert len(several) > (1 if h == 1 else 3)
 
 
 def test_the_random_networks_of_these_tests_find_some_cells_worth_as_much_as_the_goal(precise):
@@ -289,7 +289,7 @@ def test_a_goal_that_is_walled_in_is_worth_something_to_itself_alone():
     walls = torch.ones(3, 3, 2, dtype=torch.bool)
     walls[1, 1] = walls[0, 0, 1] = False
     thoughts = exact().think(maze.Mazes(walls, torch.tensor([4, 4]), torch.tensor([4, 0])))
-    assert [with_value(worth(thoughts)[..., b]) for b in (0, 1)] == [{(1, 1): 8}] * 2
+    assert [with_value(worth(thoughts)[..., b]) for b in (0, 1)] == [{(1, 1): 2}] * 2
     assert thoughts.q.isfinite().all() and not thoughts.q_values().any()
 
 
@@ -329,7 +329,7 @@ def test_core_sees_all_of_its_patch_and_nothing_else(precise, name, h, w, cell):
     walls = torch.rand(h, w, 1, generator=seeded(1)).expand(-1, -1, cells + 1) < 0.2
     walls.view(cells, -1)[cell] = False
     near = torch.from_numpy(reference.in_windows((h, w), [cell], network.core.radius)).flatten()
-    n = -torch.randint(30, (h, w, 1), generator=seeded(2)).expand(-1, -1, cells + 1).int()
+    n = -torch.randint(8, (h, w, 1), generator=seeded(2)).expand(-1, -1, cells + 1).int()
     one = torch.eye(cells, cells + 1, dtype=torch.bool).view(h, w, -1)  # none in the last maze
 
     def unlike(found):
@@ -337,7 +337,7 @@ def test_core_sees_all_of_its_patch_and_nothing_else(precise, name, h, w, cell):
 
     others = torch.arange(cells) != cell
     assert torch.equal(unlike(at_one_cell(network, cell, walls ^ one, n))[others], near[others])
-    changed = unlike(at_one_cell(network, cell, walls, n - 3 * one))
+    changed = unlike(at_one_cell(network, cell, walls, n - 1 * one))
     if name == "vin":
         near = torch.zeros(h, w, dtype=torch.bool)
         for dy, dx in [(0, 0), *reference.STEPS]:
@@ -467,7 +467,7 @@ def test_q_along_a_walk_is_what_a_slow_look_finds_in_each_visited_cell(precise, 
                 continue
             reached += 1
             assert q[:, t, b].tolist() == pytest.approx(slow[0], abs=1e-9)
-            assert log_m[t, b].item() == pytest.approx(slow[1] / 8)
+            assert log_m[t, b].item() == pytest.approx(slow[1] / 2)
     assert reached > 50
 
 
@@ -1076,7 +1076,7 @@ def test_where_values_fall_fast_learning_is_finite(name, lam):
     mazes = reference.corridor(40, 20, 0)
     episodes = reference.walked(mazes, torch.zeros(4, 1, 40, 1), 99, torch.ones(1), seeded())
     seen = main.recall(network, episodes)
-    assert worth(network.think(mazes)).min() < -3000
+    assert worth(network.think(mazes)).min() < -750
     error, counts = reference.td_error(network, network, seen, episodes, 0.5, lam, False)
     assert counts.sum() > 50
     assert error[counts].isfinite().all()

@@ -51,7 +51,7 @@ MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings dif
 # The agent. Where a constant has several values, the agent picks its own, by its MODEL, or "window"
 # if it sees a window, or "map" if it draws a map; "mlp" stands for all that are not named.
 MODEL = "mlp"           # "mlp", "cnn", "attention": they learn the backup; "vin": it is built in
-WIDTH = dict(mlp=48, cnn=32, attention=32, vin=16, window=128)  # units or channels of a layer
+WIDTH = dict(mlp=48, cnn=24, attention=32, vin=16, window=128)  # units or channels of a layer
 LOOKS = 0               # rounds of looking while the network thinks; 0: until no value changes
 VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
 COMPASS = True          # with VISION: knows how far the goal is to the north and to the east

@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two 3x3 convolutions, without padding or pooling, on a patch of 5x5 cells: 9,988 weights.
+    """Two 3x3 convolutions, without padding or pooling, on a patch of 5x5 cells: 5,764 weights.
 
     A convolution is a matrix product on each 3x3 window. Written so, it takes a quarter of the
     time of torch's own on images as small as these.
@@ -271,8 +271,8 @@ class Thoughts:
             if self.rounds_left <= 1 or not len(risen):
                 break
             self.rounds_left -= 1
-            changed = torch.zeros_like(is_open)
-            changed.index_fill_(0, (self.patch + self.spread(risen, each_look)).flatten(), True)
+            risen = self.spread(risen, each_look)
+            changed = torch.zeros_like(is_open).index_fill_(0, (self.patch + risen).flatten(), True)
             due = (changed & is_open).nonzero()[:, 0]
         self.q = self.inside(q)
         return self

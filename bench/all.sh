@@ -29,6 +29,7 @@ record seconds seconds.py
     record ablations-once ablations.py TABLE=once SEEDS=1
     record explorers explorers.py MAZES=10000
 } &
+first=$!
 {
     record ablations-built-in ablations.py TABLE=built-in
     record ablations-constants ablations.py TABLE=constants
@@ -36,6 +37,8 @@ record seconds seconds.py
     record window window.py
     record perfect-attention perfect.py MODEL=attention SEEDS=3
 } &
-wait
+second=$!
+wait $first
+wait $second
 record speed-cnn speed.py MODEL=cnn SECONDS=0
 record speed-mlp speed.py SECONDS=30

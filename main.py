@@ -41,8 +41,8 @@ from support.run import Reporter, profiled, resume, stop_if_not_finite
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
 DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
-DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # fewest; each training maze draws a share in between.
-                        # Evaluation always walks mazes with all their walls
+DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # fewest; a training maze draws its share in between,
+                        # times the curriculum's level. Evaluation walks mazes with all their walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
@@ -54,7 +54,7 @@ MODEL = "mlp"           # "mlp", "cnn", "attention": they learn the backup; "vin
 WIDTH = dict(mlp=48, cnn=24, attention=32, vin=16, window=128)  # units or channels of a layer
 LOOKS = 0               # rounds of looking while the network thinks; 0: until no value changes
 VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
-COMPASS = True          # with VISION: knows how far the goal is to the north and to the east
+COMPASS = True          # with VISION: knows how far the goal is to the south and to the east
 MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), "map"
 
 # Learning
@@ -369,7 +369,7 @@ def run():
 
 
 def solve(path: str, start="", goal=""):
-    """Walks the mazes of a file with the agent of CHECKPOINT. start, goal: "y,x", for pictures."""
+    """Walks the mazes of a file with the agent of CHECKPOINT. start, goal: "y,x" if it has none."""
     device, texts = pick_device(), mazefile.read(path, start, goal)
     network, _, _ = load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
     solving.solve(texts, network, device, rollout, f"{OUT_DIR}/solved.png")

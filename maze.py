@@ -233,7 +233,7 @@ def choose(mask, generator) -> torch.Tensor:
 
 
 def neighbours(x, outside) -> torch.Tensor:
-    """For each cell, x (H, W, B) in the cell that each action leads to: (4, H, W, B)."""
+    """x (H, W, B) above, below, left and right of each cell, be it a wall or not: (4, H, W, B)."""
     rim = padded(x, 1, outside)
     return torch.stack([rim[:-2, 1:-1], rim[2:, 1:-1], rim[1:-1, :-2], rim[1:-1, 2:]])
 
@@ -260,8 +260,9 @@ def move_table(mazes: Mazes, q=None):
     """Where each action leads, for walking by look-up: (table, greedy).
 
     table (H * W * 5 * B,): entry (cell * 5 + action) * B + b is the cell to which the action leads
-    in maze b; action 4 is the greedy one of q (4, H, W, B). A wall leaves the agent where it is,
-    and from the goal nothing leads away. greedy (H, W, B) uint8: the greedy action itself, or None.
+    in maze b; action 4 is the greedy one of q (4, H, W, B), where it is given. A wall leaves the
+    agent where it is, and from the goal nothing leads away. greedy (H, W, B) uint8: the greedy
+    action itself, or None.
     """
     (h, w, b), device = mazes.walls.shape, mazes.walls.device
     kind = torch.int32 if h * w * 5 * b < 2**31 else torch.int64  # 32 bits are faster
@@ -322,7 +323,8 @@ def waves(walls, goal):
         far = all cells but the goal
         while far shrinks: yield far; far = {cell in far: a wall, or all its neighbours are in far}
 
-    (H * (W + 1), ceil(B / 64)) int64, the same tensor every time; see `from_waves`.
+    (H * (W + 1), ceil(B / 64)) int64: the same tensor, overwritten by the next wave; `from_waves`
+    reads it. Whether they still shrink is asked every 16 steps, so that the last wave is repeated.
     """
     h, w, b = walls.shape
     line = w + 1  # each row ends with a wall, which is also the one before the next row

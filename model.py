@@ -69,7 +69,7 @@ class CNN(nn.Module):
 
     def forward(self, x):
         x = x.unfold(1, 3, 1).unfold(2, 3, 1)  # (planes, 3, 3, n, 3, 3)
-        x = x.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).flatten(1, 3)  # (9 windows, 9 planes, n)
+        x = x.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).flatten(1, 3)  # (9 windows, 9 * planes, n)
         x = layer(self.first, x).relu_()  # (9 windows, width, n)
         return layer(self.q, layer(self.second, x.flatten(0, 1)).relu_())
 
@@ -162,7 +162,7 @@ class Thinker(nn.Module):
     def __init__(self, core, width, gamma, looks=0, kinds=2):
         super().__init__()
         self.core = CORES[core](kinds, width, gamma)
-        self.gamma, self.looks, self.kinds = gamma, looks, kinds
+        self.looks, self.kinds = looks, kinds
         self.log2_unit = math.log2(1 / gamma) / GRAIN  # the log2 of a value is its worth times this
         self.side = 2 * self.core.radius + 1
         self.patch_size = self.side**2
@@ -225,7 +225,7 @@ class Thinker(nn.Module):
 class Thoughts:
     """What a `Thinker` thinks of a batch of mazes: what each cell is worth, and Q.
 
-    kind (H, W, B): OPEN, WALL or UNKNOWN; goal (B,). Attributes:
+    kind (H, W, B): OPEN, WALL or UNKNOWN, or just whether it is a wall; goal (B,). Attributes:
     worth (cells * B,): of the cells of the `padded` maze, in half steps (GRAIN);
     q (4, H, W, B): what the cells said when they last looked, in units of m; 0 in walls and goals;
     looked_at (cells * B,): the worth that they saw then.
@@ -240,7 +240,7 @@ class Thoughts:
         self.goal = self.index(goal)
         self.worth.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
         line = torch.arange(-r, r + 1, device=device)
-        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # the way to its cells
+        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # offsets of its cells
         beside = [thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]
         self.beside = self.patch[beside]
         self.block = thinker.core.block * (1 if device.type == "cpu" else 256)  # a GPU is for more
@@ -257,7 +257,7 @@ class Thoughts:
 
         First values spread from the goal, one step with every round. Then every open cell looks,
         whatever it sees. Where some rise even then, their values spread, too, and all cells look
-        again that see a change. It comes to an end, as values only rise.
+        again that see a change. It ends, as values only rise, by half steps, up to the goal's.
         each_look: a function to call with these thoughts after each round in which values spread.
         """
         is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
@@ -280,7 +280,7 @@ class Thoughts:
     def spread(self, risen, each_look=None):
         """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
-        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):
+        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):  # 1 is for all cells
             changed.append(self.look(awake))
             self.rounds_left -= 1
             if each_look:
@@ -352,25 +352,12 @@ class Thoughts:
         return -(self.q.clamp(min=0).log2() + self.log2_m()) / (GRAIN * self.thinker.log2_unit)
 
     def along(self, cells, lanes=slice(None)):
-        """What learning needs of a walk over `cells` (T + 1, B) in `lanes`: see `as_seen`."""
+        """What there is to learn from, on a walk over `cells` (T + 1, B) in `lanes`.
+
+        (the patch in each visited cell (F, T + 1, B), what the next one is worth (T, B)).
+        """
         at = self.index(cells, lanes)
-        return as_seen(self.patches(at), self.worth[at[1:]], self.thinker)
-
-
-def as_seen(patch, next_worth, thinker):
-    """(the patch in each visited cell (F, T + 1, B), worth of the next one (T, B)), to learn from.
-
-    When a cell first looks, only cells nearer to the goal have a value; later, all have. It learns
-    both: in every second step of a walk, cells that are not worth more than the one where it stands
-    have no value, neither for the network nor for its target.
-    """
-    worth = patch[: thinker.patch_size]
-    own = worth[thinker.here]
-    t, lane = (torch.arange(size, device=patch.device) for size in own.shape)
-    early = (t[:, None] + lane) % 2 == 0
-    hidden = early & (worth <= own) & (worth != NO_CELL)
-    patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size :]])
-    return patch, next_worth.masked_fill(early[:-1] & (next_worth <= own[:-1]), NO_VALUE)
+        return self.patches(at), self.worth[at[1:]]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -446,5 +433,5 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 
     reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
     if not lam:
         return reward + gamma * ~reached[1:] * value, counts
-    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)
+    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)  # 1 / gamma, if all is exact
     return q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale), counts

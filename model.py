@@ -352,12 +352,25 @@ class Thoughts:
         return -(self.q.clamp(min=0).log2() + self.log2_m()) / (GRAIN * self.thinker.log2_unit)
 
     def along(self, cells, lanes=slice(None)):
-        """What there is to learn from, on a walk over `cells` (T + 1, B) in `lanes`.
-
-        (the patch in each visited cell (F, T + 1, B), what the next one is worth (T, B)).
-        """
+        """What learning needs of a walk over `cells` (T + 1, B) in `lanes`: see `as_seen`."""
         at = self.index(cells, lanes)
-        return self.patches(at), self.worth[at[1:]]
+        return as_seen(self.patches(at), self.worth[at[1:]], self.thinker)
+
+
+def as_seen(patch, next_worth, thinker):
+    """(the patch in each visited cell (F, T + 1, B), worth of the next one (T, B)), to learn from.
+
+    When a cell first looks, only cells nearer to the goal have a value; later, all have. A value
+    too high at first would stay. So it learns both: in every second step of a walk, cells worth no
+    more than the own one have no value, neither for the network nor for its target.
+    """
+    worth = patch[: thinker.patch_size]
+    own = worth[thinker.here]
+    t, lane = (torch.arange(size, device=patch.device) for size in own.shape)
+    early = (t[:, None] + lane) % 2 == 0
+    hidden = early & (worth <= own) & (worth != NO_CELL)
+    patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size :]])
+    return patch, next_worth.masked_fill(early[:-1] & (next_worth <= own[:-1]), NO_VALUE)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ def misaligned():
     return setting(model.Thinker, __init__=other)
 
 
+NOTHING_HIDDEN = setting(model, as_seen=lambda patch, next_worth, thinker: (patch, next_worth))
 BUILT_IN = {
     "nothing": ("", None),
     "looks once (LOOKS=1)": ("LOOKS=1", None),
@@ -159,6 +160,7 @@ BUILT_IN = {
     "values rounded to whole steps": ("", setting(model, GRAIN=1)),
     "values rounded to 1/64 step": ("", setting(model, GRAIN=64)),
     "rounding that does not fit GAMMA": ("", misaligned()),
+    "trained on settled values only": ("", NOTHING_HIDDEN),
 }
 CONSTANTS = [
     "",

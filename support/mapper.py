@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from maze import in_padded, padded
-from model import UNKNOWN, WALL, Thinker, Thoughts
+from model import UNKNOWN, WALL, Thinker, Thoughts, as_seen
 
 
 def around(cells, w: int, radius: int) -> torch.Tensor:
@@ -115,4 +115,6 @@ class Map:
     def along(self, cells, lanes=slice(None)):
         """What was seen in `lanes`, to learn from: as by `Thoughts.along`."""
         patches, next_worth = torch.stack(self.patches, 1), torch.stack(self.next_worth)
+        if self.late is not None:
+            patches, next_worth = as_seen(patches, next_worth, self.network.thinker)
         return patches[..., lanes], next_worth[..., lanes]

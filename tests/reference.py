@@ -361,10 +361,12 @@ def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
             y, x = divmod(cell, w)
             near = [(y + dy, x + dx) for dy, dx in [(0, 0), *STEPS]]
             near = [n[y, x, i].item() for y, x in near if 0 <= y < h and 0 <= x < w]
-            m.append(max(near))
+            # On half of the steps it is as at the first look: only what is worth more counts.
+            least = near[0] if (t + i) % 2 == 0 else -math.inf
+            m.append(max((worth for worth in near if worth > least), default=-math.inf))
             if t < steps:
                 worth = n.flatten(0, 1)[cells[t + 1], i].item()
-                value.append(gamma ** (-worth / 2))
+                value.append(gamma ** (-worth / 2) if worth > least else 0.0)
         for t in range(steps if double else 0):
             there = q_target[:, t + 1, i]
             chosen = max(0.0, there[q[:, t + 1, i] == q[:, t + 1, i].max()].max().item())

@@ -35,7 +35,7 @@ def same_mazes(quick, monkeypatch):  # noqa: F811
         mazes = draw(
             cache, n * main.WORLD, level, torch.Generator().manual_seed(batch.count(main.WORLD))
         )
-        # To each its share of every update.
+        # To each its share of every update, an even one: else other steps are learned as at first.
         share = torch.arange(n * main.WORLD).view(main.UPDATES, main.WORLD, -1)[:, main.RANK]
         return mazes.select(share.flatten())
 

@@ -255,9 +255,9 @@ class Thoughts:
     def settle(self, each_look=None):
         """Thinks until no value changes, or for as many rounds of looking as the network may take.
 
-        First values spread from the goal, one step with every round. Then every open cell looks,
-        whatever it sees. Where some rise even then, their values spread, too, and all cells look
-        again that see a change. It ends, as values only rise, by half steps, up to the goal's.
+        First values spread from the goal, one step with every round but the last. Then every open
+        cell looks, whatever it sees. Where some rise even then, their values spread, too, and all
+        cells look again that see a change. It ends, as values only rise, up to the goal's.
         each_look: a function to call with these thoughts after each round in which values spread.
         """
         is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
@@ -280,7 +280,7 @@ class Thoughts:
     def spread(self, risen, each_look=None):
         """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
         changed = [risen]
-        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):  # 1 is for all cells
+        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):
             changed.append(self.look(awake))
             self.rounds_left -= 1
             if each_look:
@@ -362,7 +362,7 @@ def as_seen(patch, next_worth, thinker):
 
     When a cell first looks, only cells nearer to the goal have a value; later, all have. A value
     too high at first would stay. So it learns both: in every second step of a walk, cells worth no
-    more than the own one have no value, neither for the network nor for its target.
+    more than its own have no value, neither for the network nor for its target.
     """
     worth = patch[: thinker.patch_size]
     own = worth[thinker.here]
@@ -446,5 +446,5 @@ def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 
     reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
     if not lam:
         return reward + gamma * ~reached[1:] * value, counts
-    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)  # 1 / gamma, if all is exact
+    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)  # if exact, <= 1 / gamma
     return q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale), counts

@@ -227,6 +227,8 @@ def goes_round(cells):
 # steps, a dictionary of those that have a value. kind: an array (H, W), 0 open, 1 wall or 2
 # unknown.
 
+GRAIN = 2  # half steps in a step
+
 
 def kind_at(kind, y, x):
     """Outside is wall."""
@@ -246,7 +248,7 @@ def look(thinker, gamma, kind, n, y, x):
         [[float(kind_at(kind, *cell) == one) for cell in line] for line in square] for one in kinds
     ]
     worth = [
-        [min(gamma ** ((m - n[cell]) / 2), gamma**-r) if cell in n else 0.0 for cell in line]
+        [min(gamma ** ((m - n[cell]) / GRAIN), gamma**-r) if cell in n else 0.0 for cell in line]
         for line in square
     ]
     x = torch.tensor([*planes, worth], dtype=torch.get_default_dtype())
@@ -261,7 +263,7 @@ def rises(thinker, gamma, kind, n, cells):
         seen = look(thinker, gamma, kind, n, *cell)
         best = min(max(seen[0]), 1.0) if seen else 0.0
         if best > 0:
-            worth = seen[1] + round(math.log(best) / math.log(1 / gamma) * 2)
+            worth = seen[1] + round(math.log(best) / math.log(1 / gamma) * GRAIN)
             if cell not in n or worth > n[cell]:
                 risen[cell] = worth
     return risen
@@ -275,7 +277,7 @@ def open_cells(kind, goal):
 def think(thinker, gamma, kind, goal, looks=0):
     """n as the network finds it: who rises wakes the neighbours; when all are asleep, all look."""
     goal = divmod(int(goal), kind.shape[1])
-    n, cells, looked = {goal: 2}, open_cells(kind, goal), 1
+    n, cells, looked = {goal: GRAIN}, open_cells(kind, goal), 1
 
     def awake(risen):
         woken = {
@@ -300,7 +302,7 @@ def think(thinker, gamma, kind, goal, looks=0):
 def think_in_any_order(thinker, gamma, kind, goal, chance):
     """n where the cells look one after another, in random order, until none of them rises."""
     goal = divmod(int(goal), kind.shape[1])
-    n, cells, changed = {goal: 2}, open_cells(kind, goal), True
+    n, cells, changed = {goal: GRAIN}, open_cells(kind, goal), True
     while changed:
         changed = False
         for i in chance.permutation(len(cells)):
@@ -366,7 +368,7 @@ def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
             m.append(max((worth for worth in near if worth > least), default=-math.inf))
             if t < steps:
                 worth = n.flatten(0, 1)[cells[t + 1], i].item()
-                value.append(gamma ** (-worth / 2) if worth > least else 0.0)
+                value.append(gamma ** (-worth / GRAIN) if worth > least else 0.0)
         for t in range(steps if double else 0):
             there = q_target[:, t + 1, i]
             chosen = max(0.0, there[q[:, t + 1, i] == q[:, t + 1, i].max()].max().item())
@@ -379,7 +381,7 @@ def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
         ]
         for t, target in enumerate(lambda_targets(reward, done, value, greedy, gamma, lam)):
             counts[t, i] = cells[t] != goal and m[t] > -math.inf
-            targets[t, i] = target * gamma ** (m[t] / 2) if counts[t, i] else 0.0
+            targets[t, i] = target * gamma ** (m[t] / GRAIN) if counts[t, i] else 0.0
     return targets, counts
 
 

@@ -545,10 +545,10 @@ def test_backup_error_is_what_a_slow_count_says(name, kinds):
     for b, goal in enumerate(mazes.goal.tolist()):
         walls = mazes.walls[..., b].numpy()
         d, values = reference.distances(walls, goal), reference.optimal_q(walls, goal, 0.5)
-        n = {(y, x): int(2 * (1 - d[y, x])) for y, x in np.argwhere(d >= 0)}
+        n = {(y, x): int(reference.GRAIN * (1 - d[y, x])) for y, x in np.argwhere(d >= 0)}
         for y, x in np.argwhere(d > 0):
             q, m = reference.look(network, 0.5, walls, n, y, x)
-            exact = values[:, y, x] / 0.5 ** (-m / 2)
+            exact = values[:, y, x] / 0.5 ** (-m / reference.GRAIN)
             wrong += (np.abs(np.array(q) - exact) / exact).tolist()
     assert len(wrong) > 200
     assert backup_error(network, mazes) == pytest.approx((np.mean(wrong), np.max(wrong)), rel=1e-4)

@@ -1,13 +1,10 @@
-"""A deep Q-network learns to walk mazes that it has never seen, by a shortest path.
+"""A deep Q-network learns to walk mazes that it has never seen, by a shortest path: proved.
 
 python main.py                      train with the constants below
 python main.py MODEL=cnn SEED=3     the same, with some of them overridden
 python main.py RESUME=True          go on with the run in OUT_DIR where it stopped
+python main.py prove                check everything that the trained agent can ever see
 python main.py solve FILE           walk the mazes in a file with the trained agent
-
-A small network looks at one cell and those around it, and gives Q of the four moves; the best Q is
-the cell's new value. It thinks: cells look again and again, until no value changes. What one look
-has to learn is the Bellman backup, Q(s, a) = r + GAMMA * V(s').
 """
 
 import time
@@ -26,55 +23,55 @@ import maze
 import model
 from maze import Mazes
 from model import Episodes
-from support import mazefile, metrics, processes, settings, solving
+from support import files, mazefile, metrics, processes, proof, settings
 from support.adam import Adam
 from support.agents import build, recall
-from support.checkpoint import load_checkpoint
 from support.errors import exit_status
 from support.processes import RANK, WORLD, all_reduce_sum, say
 from support.replay import Replay, minibatches
 from support.report import report
-from support.reward import bounds, with_bonus
 from support.run import Reporter, profiled, resume, stop_if_not_finite
 
 # fmt: off
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
 DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
-DIFFICULTY_MIN = dict(mlp=0.0, window=0.5)  # fewest; a training maze draws its share in between,
-                        # times the curriculum's level. Evaluation walks mazes with all their walls
+DIFFICULTY_MIN = 0.0    # fewest; a training maze draws its share in between, times the curriculum's
+                        # level. Evaluation walks mazes with all their walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
-# The agent. Where a constant has several values, the agent picks its own, by its MODEL, or "window"
-# if it sees a window, or "map" if it draws a map; "mlp" stands for all that are not named.
-MODEL = "mlp"           # "mlp", "cnn", "attention": they learn the backup; "vin": it is built in
-WIDTH = dict(mlp=48, cnn=24, attention=32, vin=16, window=128)  # units or channels of a layer
-LOOKS = 0               # rounds of looking while the network thinks; 0: until no value changes
+# The agent
+MODEL = "mlp"           # the core that thinks: "linear", "mlp", "cnn", "attention"
+WIDTH = 128             # units or channels of a layer
+LOOKS = 0               # most looks of an agent that thinks; 0: until no cell sees anything new
 VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
 COMPASS = True          # with VISION: knows how far the goal is to the south and to the east
-MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), "map"
+MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), or "map":
+                        # it thinks about a map of all that it has seen
+
+# Reward
+STEP_REWARD = -1.0      # for every step
+GOAL_REWARD = 0.0       # for the step that reaches the goal, on top
+SHAPING = "none"        # potential-based: "manhattan": of the straight distance, "oracle": the true
+NOVELTY = 0.0           # for each cell that is new in this episode
 
 # Learning
-GAMMA = dict(mlp=0.5, window=0.98)  # discount a step; small: ratios of values are clear
-LAMBDA = dict(mlp=0.0, window=0.9)  # 0: targets of one step; 1: to the end of the greedy way
-LR = dict(mlp=0.01, cnn=0.005, attention=0.005, window=0.002)  # Adam's step size at the start
+GAMMA = 1.0             # discount a step; 1: a value is a number of steps
+LAMBDA = 0.0            # 0: targets of one step; 1: to the end of the greedy way
+LR = 0.01               # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
-UPDATES = dict(mlp=40, cnn=80, attention=80, window=20)  # gradient steps a batch, on its parts
-TARGET_SYNCS = dict(mlp=1, window=4)  # times a batch that the target network is copied
+UPDATES = 40            # gradient steps a batch, on its parts
+TARGET_SYNCS = 1        # times a batch that the target network is copied
 DOUBLE = False          # double DQN: the online network picks the next action, the target values it
-HUBER = dict(mlp=0.1, vin=0.01, window=0.05)  # TD error at which the loss turns linear
+HUBER = 0.1             # TD error at which the loss turns linear
 GRAD_CLIP = 1.0         # greatest norm of the gradient
 REPLAY = "off"          # learn from a replay memory: "off", "uniform", "prioritized" (by TD error)
 REPLAY_SIZE = 16_384    # episodes in it
 PRIORITY_ALPHA = 0.6    # prioritized: exponent of the priority; 0: uniform, 1: proportional
 PRIORITY_BETA = 0.4     # prioritized: exponent of importance weights at first; 1 at the end
-
-# Reward, beside the 1 for reaching the goal; for agents with a window and no map
-SHAPING = "none"        # potential-based: "manhattan": of the straight distance, "oracle": the true
-NOVELTY = 0.0           # for each cell that is new in this episode
 
 # Exploration: episode i of a batch acts at random with chance
 # EPSILON * (i / (BSZ - 1)) ** EPSILON_SHAPE
@@ -83,12 +80,13 @@ EPSILON_SHAPE = 1.5     # 1: evenly from 0 to EPSILON; higher: more episodes are
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances together
 CURRICULUM = "adaptive"  # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = dict(mlp=0.8, window=0.7)  # adaptive: in the least exploring quarter
-CURRICULUM_STEP = dict(mlp=0.1, window=0.05)  # adaptive: what such success raises the level by
+CURRICULUM_SUCCESS = 0.8  # adaptive: in the least exploring quarter
+CURRICULUM_STEP = 0.1   # adaptive: what such success raises the level by
 CURRICULUM_SHARE = 0.5  # linear: share of the run after which the level is 1
 
 # The run
-NUM_EPISODES = dict(mlp=20_480, map=10_240, window=102_400)  # episodes in all, in whole batches
+NUM_EPISODES = 20_480   # episodes in all, in whole batches
+UNTIL_PROVED = True     # stop earlier, once an agent that thinks is proved to be right
 BSZ = 1024              # episodes side by side
 MAX_EP_LENGTH = 100     # steps after which an episode is cut off; it still bootstraps
 SEED = 0                # of mazes, weights and exploration; held-out mazes have their own
@@ -96,18 +94,26 @@ DEVICE = "auto"         # "auto": a CUDA GPU where there is one, else the CPU; "
 THREADS = 1             # CPU threads, 0: torch's choice; operations as small as these lose by more
 EVAL_MAZES = 10_000     # held-out mazes in the final evaluation, and of training mazes a quarter
 EVAL_SAMPLE = 256       # held-out, and as many training mazes, in each evaluation on the way
-EVAL_EVERY = dict(mlp=2, window=5)  # batches from one evaluation to the next; each saves, too
+EVAL_EVERY = 1          # batches from one evaluation to the next; each saves, too
 OUT_DIR = "out"         # for all that a run writes, but for the plot
 PLOT_FILE = ""          # "": training_plot.png, if the constants are as here; else in OUT_DIR
 PLOT_EVERY = 30         # seconds after which the plot is drawn anew while training runs
 RESUME = False          # go on with the run that OUT_DIR holds, with the same constants
-CHECKPOINT = ""         # the file that `solve` walks with; "": checkpoint.pt under OUT_DIR
+CHECKPOINT = ""         # the file that `solve` and `prove` read; "": checkpoint.pt under OUT_DIR
 PROFILE = False         # run under cProfile: prints the 30 slowest calls, saves training_stats
+
+# What other kinds of agent need in place of these. The command line beats both.
+AGENTS = {
+    "thinks cnn": dict(WIDTH=24, LR=0.005),
+    "thinks attention": dict(WIDTH=32, LR=0.005, UPDATES=80),
+    "map": dict(NUM_EPISODES=10_240),
+    "window": dict(WIDTH=128, DIFFICULTY_MIN=0.5, STEP_REWARD=0.0, GOAL_REWARD=1.0, GAMMA=0.98,
+                   LAMBDA=0.9, LR=0.002, UPDATES=20, TARGET_SYNCS=4, HUBER=0.05, EVAL_EVERY=5,
+                   CURRICULUM_SUCCESS=0.7, CURRICULUM_STEP=0.05, NUM_EPISODES=102_400),
+}
 # fmt: on
 
-# Only names above this line are constants. Each dict becomes the value for this agent, a number.
 CONSTANTS = [name for name in globals() if name.isupper() and name not in settings.OTHERS]
-BY_AGENT = {name: globals()[name] for name in CONSTANTS if isinstance(globals()[name], dict)}
 
 
 def config() -> dict:
@@ -115,8 +121,7 @@ def config() -> dict:
     return {name: globals()[name] for name in CONSTANTS}
 
 
-globals().update(settings.of_agent(BY_AGENT, config()))
-DEFAULTS = config()
+WRITTEN = config()  # the constants as they stand above
 
 
 # --------------------------------------------------------------------------------------------------
@@ -141,61 +146,66 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     """
     torch.manual_seed(SEED)
     generator = torch.Generator(device).manual_seed(SEED)
-    online = build(config()).to(device)
+    online = build(config()).to(device).eval()
     replay = Replay.of(config(), device) if REPLAY != "off" else None
-    optimizer = Adam(online.parameters(), LR)
+    optimizer = Adam(online.parameters(), LR, GRAD_CLIP)
     learner = Learner(online, copy.deepcopy(online), optimizer, replay, generator)
     # Shuffled, so that every update learns from all kinds of exploration; alike in all processes.
     order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
     least_exploring = order < max(1, BSZ // 4)
     batches = math.ceil(NUM_EPISODES / BSZ)
-    record = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[], began=started)
+    record = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[])
+    record.update(proved=False, began=started)
     if RESUME:
         record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
     wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
-    cache = processes.first_process_first(device, maze.load_cache, *wanted)
-    held_out = maze.held_out(EVAL_MAZES, GRID, settings.HELD_OUT_SEED, cache, device, say)
-    sample = test_set(torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1))
+    cache = processes.first_process_first(device, files.load_cache, *wanted)
+    held_out = files.make_held_out(EVAL_MAZES, GRID, cache, say)
+    some = torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1)
+    sample = metrics.test_set(config(), some)
     if reporter:
         reporter.begin(learner, cache, batches)
 
-    for batch in range(record["batch"], batches):
+    for batch in range(record["batch"], 0 if UNTIL_PROVED and record["proved"] else batches):
         processes.seed_differently(generator, SEED, batch)
-        # Act. It thinks once, and a step is a look-up; with a window, it is asked at each step.
-        mazes = draw(cache, len(order), record["level"], generator)
-        episodes, thoughts = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator)
+        farthest = 1 + round(record["level"] * (MAX_START_DISTANCE - 1))
+        most_looks = 8 + 2 * farthest  # a network that has not learned yet may never come to rest
+        mazes = draw(cache, len(order), record["level"], farthest, generator)
+        episodes, _ = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator, most_looks)
 
-        # Learn.
         optimizer.lr = LR * min(1, (1 - batch / batches) / LR_DECAY) if LR_DECAY else LR
-        losses, grad_norms = learn(learner, episodes, thoughts, batch / batches)
+        losses, grad_norms = learn(learner, episodes, batch / batches, most_looks)
         stop_if_not_finite(config(), losses, grad_norms, *online.parameters())
 
-        # Raise the level, evaluate.
         away = episodes.cells != episodes.mazes.goal
-        counts = [away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()]
+        counts = away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()
         steps, arrived, tried = all_reduce_sum(torch.stack(counts)).tolist()
         level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
+        evaluating, wrong = batch % EVAL_EVERY == 0, proof.wrong_views(online)
+        proved = evaluating and wrong == 0 and LOOKS == 0
         record.update(batch=batch + 1, env_steps=record["env_steps"] + steps, level=level)
-        stopping = batch + 1 == batches or processes.any_of_them(asked_to_stop(), device)
-        if RANK == 0 and (batch % EVAL_EVERY == 0 or stopping):
+        record.update(proved=proved)
+        last = batch + 1 == batches or (UNTIL_PROVED and proved)
+        last = processes.any_of_them(last or asked_to_stop(), device)
+        if RANK == 0 and (evaluating or last):
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
             scores = evaluate(online, *sample)
-            record["history"].append(metrics.row(config(), record, optimizer.lr, scores, means))
+            row = metrics.row(config(), record, optimizer.lr, scores, means, wrong)
+            record["history"].append(row)
             record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
                 reporter.evaluated(learner, record)
-        if stopping:
+        if last:
             break
     return online, record, cache, held_out
 
 
-def draw(cache, n: int, level: float, generator) -> Mazes:
-    """n training mazes at the curriculum's level."""
+def draw(cache, n: int, level: float, farthest: int, generator) -> Mazes:
+    """n training mazes at the curriculum's level, starts at most `farthest` steps away."""
     index = torch.randint(cache.shape[1], (n,), generator=generator, device=cache.device)
     share = torch.rand(n, generator=generator, device=cache.device)
     difficulty = level * (DIFFICULTY_MIN + share * (DIFFICULTY - DIFFICULTY_MIN))
-    farthest = 1 + round(level * (MAX_START_DISTANCE - 1))
     return maze.draw(cache[:, index], GRID, difficulty, farthest, GOAL, generator)
 
 
@@ -213,128 +223,82 @@ def next_level(level: float, share_done: float, success: float) -> float:
 
 
 @torch.no_grad()
-def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None):
+def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None, most_looks=None):
     """Walks every maze for `steps` steps, greedily but for random actions with chance epsilon (B,).
 
-    Returns the `Episodes`, and what the network thought: its `along(cells)` is learned from.
+    Returns the `Episodes`, and the `sight` that the network had of the mazes (see model.py).
     """
-    choices = choose_actions(steps, mazes, epsilon, generator)
+    sight, shape = network.begin(mazes, most_looks), (steps, len(mazes.goal))
+    # (steps, B): a random action, 0..3, with chance epsilon; else 4, the greedy one.
+    choices = torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
+    if epsilon is not None:
+        dice = torch.rand(shape, generator=generator, device=mazes.goal.device)
+        choices = (dice * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()
     if network.whole_maze:
-        thoughts = network.think(mazes)
-        table, greedy = maze.move_table(mazes, thoughts.q)
-        cells = maze.walk(table, mazes.start, choices)
-        actions = torch.where(choices == 4, model.along(greedy, cells[:-1]), choices)
+        greedy = sight.greedy()
+        cells = maze.walk(maze.move_table(mazes, greedy), mazes.start, choices)
+        actions = torch.where(choices == 4, maze.along(greedy, cells[:-1]), choices)
     else:
-        thoughts = network.begin(mazes, learning=epsilon is not None)
-        table, _ = maze.move_table(mazes)
         actions = choices  # the same tensor: `walk` replaces each 4 in it by the action taken
-        cells = maze.walk(table, mazes.start, actions, lambda cells: thoughts.see(cells).argmax(0))
-        thoughts.see(cells[-1])
-    return with_reward(mazes, cells, actions.long()), thoughts
+        cells = maze.walk(maze.move_table(mazes), mazes.start, actions, sight.act)
+        sight.act(cells[-1])
+    return with_rewards(mazes, cells, actions.long(), sight.seen(cells)), sight
 
 
-def choose_actions(steps: int, mazes: Mazes, epsilon, generator):
-    """(steps, B) int32: a random action, 0..3, with chance epsilon (B,); else 4, the greedy one."""
-    shape = steps, len(mazes.goal)
-    if epsilon is None:
-        return torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
-    # Under epsilon, each of 0..3 is as likely, but for the steps of 2^-16 that `uniform` takes.
-    return (maze.uniform(shape, generator) * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()
-
-
-def with_reward(mazes: Mazes, cells, actions) -> Episodes:
-    """The episodes with what their steps earn: 1 for reaching the goal, NOVELTY and SHAPING."""
-    reached = cells == mazes.goal
-    reward = (reached[1:] & ~reached[:-1]).float()
-    reward, potential = with_bonus(reward, mazes, cells, NOVELTY, SHAPING, GAMMA)
-    return Episodes(mazes, cells, actions, reward, potential)
+def with_rewards(mazes: Mazes, cells, actions, seen) -> Episodes:
+    """The episodes with what their steps earn."""
+    kinds = STEP_REWARD, GOAL_REWARD, NOVELTY, SHAPING, GAMMA
+    return Episodes(mazes, cells, actions, *maze.rewards(mazes, cells, *kinds), seen)
 
 
 # --------------------------------------------------------------------------------------------------
 # Learning: what was seen -> targets -> TD errors -> a gradient step
 
 
-def learn(learner: Learner, episodes: Episodes, thoughts, share_done: float) -> torch.Tensor:
+def learn(learner: Learner, episodes: Episodes, share_done: float, most_looks=None):
     """UPDATES gradient steps, each on its own share of these episodes, or of remembered ones.
 
-    thoughts: what the online network thought when it walked. share_done: of the run.
-    Returns the losses and the norms of the gradient, (2, UPDATES).
+    share_done: of the run. Returns the losses and the norms of the gradient, (2, UPDATES).
     """
-    online, _, optimizer, replay, generator = learner
+    online, target, optimizer, replay, generator = learner
     n, results = len(episodes.mazes.goal), []
     weight = torch.ones(n, device=episodes.cells.device)
     if replay:
         replay.add(episodes.mazes, episodes.cells, episodes.actions)
         beta = PRIORITY_BETA + (1 - PRIORITY_BETA) * share_done
         *remembered, index, weight = replay.sample(n, generator, beta)
-        episodes, thoughts = with_reward(*remembered), None
+        episodes = with_rewards(*remembered, episodes.seen[:0])  # seen anew, below
     syncs = min(TARGET_SYNCS, UPDATES)
     for sync in range(syncs):
         first, last = sync * UPDATES // syncs, (sync + 1) * UPDATES // syncs
         lanes = slice(first * n // UPDATES, last * n // UPDATES)  # episodes until the next sync
-        seen, td_target, counts = fixed_targets(learner, episodes.select(lanes), lanes, thoughts)
-        by_step = episodes.actions[:, lanes], td_target, weight[lanes].expand_as(td_target)
-        for part, steps in minibatches(counts, last - first):
-            minibatch = [x[:, part].flatten()[steps] for x in by_step]
-            seen_here = [x[..., part] for x in seen]
-            loss, grad_norm, error = update(online, optimizer, seen_here, steps, *minibatch)
-            results.append(torch.stack([loss, grad_norm]))
+        # With double DQN the target is copied one sync late: else the two would be the same.
+        if not DOUBLE:
+            target.load_state_dict(online.state_dict())
+        part = episodes.select(lanes)
+        if replay or sync:  # it has changed since it walked, or it was not there
+            part = recall(target, part, most_looks)
+        td_target = model.td_targets(online, target, part, GAMMA, LAMBDA, DOUBLE)
+        if DOUBLE:
+            target.load_state_dict(online.state_dict())
+        online.train()
+        for some, steps in minibatches(online.counts(part, last - first), last - first):
+            by_step = part.actions, td_target, weight[lanes].expand_as(td_target)
+            action, wanted, weigh = (x[:, some].flatten()[steps] for x in by_step)
+            error = online.q(part.select(some), steps).gather(0, action[None])[0] - wanted
+            # Huber's loss over HUBER, so that its slope is at most 1.
+            loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
+            results.append(optimizer.step(loss * weigh))
             if replay:
-                errors = torch.zeros_like(td_target[:, part]).flatten().scatter(0, steps, error)
-                replay.set_priority(index[lanes][part], errors.view(len(td_target), -1))
-        thoughts = None  # the online network has changed
+                errors = torch.zeros_like(td_target[:, some]).flatten()
+                errors = errors.scatter(0, steps, error.detach()).view(len(td_target), -1)
+                replay.set_priority(index[lanes][some], errors)
+        online.eval()
     return torch.stack(results, 1)
-
-
-def fixed_targets(learner: Learner, episodes: Episodes, lanes: slice, thoughts):
-    """Syncs the target network: (what it saw on the way, the target of each step, which count).
-
-    lanes: which of the batch these episodes are. thoughts: those of the acting network, while the
-    target has the same weights; None: the target thinks anew. No gradient passes through thinking:
-    each look is learned by itself, from values that stay as they are.
-    """
-    online, target = learner.online, learner.target
-    # With double DQN the target is copied one sync late: else the two networks would be the same.
-    if not DOUBLE:
-        target.load_state_dict(online.state_dict())
-    anew = DOUBLE or thoughts is None
-    seen = recall(target, episodes) if anew else thoughts.along(episodes.cells, lanes)
-    limits = bounds(NOVELTY, MAX_EP_LENGTH)
-    targets = model.td_targets(online, target, seen, episodes, GAMMA, LAMBDA, DOUBLE, limits)
-    if DOUBLE:
-        target.load_state_dict(online.state_dict())
-    return seen, *targets
-
-
-def update(online, optimizer, seen, steps, action, td_target, weight):
-    """One gradient step on the TD errors Q(s, a) - td_target in N `steps` of what was `seen`.
-
-    action, td_target, weight (N,), targets in the units of Q. Returns the loss, the norm of the
-    gradient, and the TD errors (N,), all on the device.
-    """
-    q = online.q(seen, steps)  # (4, N)
-    error = q.gather(0, action[None])[0] - td_target
-    # Huber's loss over HUBER, so that its slope is at most 1.
-    loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
-    number = all_reduce_sum(torch.full((), float(len(steps)), device=steps.device))
-    loss = (loss * weight).sum() / number.clamp(min=1)
-    gradient = torch.autograd.grad(loss, list(online.parameters()))
-    gradient = all_reduce_sum(torch.cat([part.flatten() for part in gradient]))
-    grad_norm = gradient.norm()
-    optimizer.step(gradient * (GRAD_CLIP / (grad_norm + 1e-6)).clamp(max=1))
-    return all_reduce_sum(loss.detach()), grad_norm, error.detach()
 
 
 # --------------------------------------------------------------------------------------------------
 # Evaluation
-
-
-def test_set(packed):
-    """(the mazes with all walls, each with a goal and a start, the distance of each cell to it)."""
-    generator = torch.Generator().manual_seed(settings.HELD_OUT_SEED)
-    mazes = maze.draw(packed.cpu(), GRID, 1.0, MAX_START_DISTANCE, GOAL, generator)
-    mazes = mazes.to(packed.device)  # drawn on the CPU, so that they are the same on any device
-    return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
 @torch.no_grad()
@@ -347,9 +311,9 @@ def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
     scores, chunk = [], max(1, cells // distance[..., 0].numel())
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
-        episodes, thoughts = rollout(network, part, steps or MAX_EP_LENGTH)
-        wrong = metrics.q_minus_optimal(network, episodes, thoughts, d, GAMMA)
-        scores.append(metrics.score(episodes, d, *wrong))
+        episodes, sight = rollout(network, part, steps or MAX_EP_LENGTH)
+        exact = maze.optimal_q(part, d, GAMMA, STEP_REWARD, GOAL_REWARD)
+        scores.append(metrics.score(network, episodes, sight, d, exact))
     return {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
 
 
@@ -359,41 +323,39 @@ def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
 
 def run():
     """Trains, and reports. Returns the summary, or None in a process that does not report."""
-    device = pick_device()
+    device = processes.pick_device(DEVICE, THREADS)
     with processes.joined(OUT_DIR, device) as asked_to_stop:
-        reporter = Reporter(config(), BY_AGENT, DEFAULTS) if RANK == 0 else None
+        reporter = Reporter(config(), WRITTEN) if RANK == 0 else None
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
         if RANK == 0:
-            sets = test_set(held_out), test_set(cache[:, : math.ceil(EVAL_MAZES / 4)])
-            return report(reporter, network, record, *sets, evaluate, rollout)
-
-
-def solve(path: str, start="", goal=""):
-    """Walks the mazes of a file with the agent of CHECKPOINT. start, goal: "y,x" if it has none."""
-    device, texts = pick_device(), mazefile.read(path, start, goal)
-    network, _, _ = load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
-    solving.solve(texts, network, device, rollout, f"{OUT_DIR}/solved.png")
-
-
-def pick_device():
-    return processes.pick_device(DEVICE, THREADS)
+            packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
+            sets = [metrics.test_set(config(), some) for some in packed]
+            return report(reporter, network, record, *sets, evaluate, rollout, asked_to_stop())
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line; returns the exit status. Leaves the constants as they stand."""
+    before, wrong, training = config(), [], arguments[:1] not in (["solve"], ["prove"])
 
     def command():
-        given, places = settings.split(arguments, __doc__)
-        globals().update(settings.override(config(), BY_AGENT, given))
+        verb, file, given, places = settings.split(arguments, __doc__)
+        globals().update(settings.of_run(before, AGENTS, given))
         settings.check(config(), WORLD)
-        if arguments[:1] == ["solve"]:
-            solve(arguments[1], **places)
-        elif PROFILE:
-            profiled(run, f"{OUT_DIR}/training_stats")
+        if verb == "train":
+            profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
+            return
+        mazes = mazefile.read(file, **places) if verb == "solve" else None
+        device = processes.pick_device(DEVICE, THREADS)
+        network, _, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
+        if verb == "solve":
+            mazefile.solve(mazes, network, rollout, f"{OUT_DIR}/solved.png")
         else:
-            run()
+            wrong.append(proof.report(network))
 
-    return exit_status(command, config)
+    try:
+        return exit_status(command, config, training) or sum(wrong)
+    finally:
+        globals().update(before)
 
 
 if __name__ == "__main__":

@@ -1,139 +1,115 @@
-"""The agent: networks that think, and the targets that they learn from.
+"""The agent: a network that thinks, the proof that it is right, and the targets it learns from.
 
-A network that sees the whole maze is a small core that looks at the patch around one cell: which
-cells are walls, and what the cells are worth. It gives Q of the four actions there. Thinking is
-looking again and again: the best Q of a cell is its new value, which its neighbours see when they
-look next, until nothing changes. So values spread from the goal through the maze.
+Every step costs 1 and the goal ends the episode: the value V of a cell is minus the number of steps
+to the goal, and Q of an action that leads from s to s' is -1 + V(s').
 
-Built in: the value of a cell is the best Q there, as in any Q-learning; the goal's value; walls
-hold none; a core sees and says values in units of m, the greatest value within one step, and no
-cell is worth more than that; values only rise while the network thinks, and are rounded to half
-steps. Learned: which action leads to which cell, that a move into a wall leaves the agent where it
-is, what a step costs, and so which way to go.
+A cell sees its eight neighbours: which are walls, and whether the others are nearer to the goal
+than it is, as far, or farther. That is one of 4^8 = 65,536 different things, a `view`. The core, a
+small network, answers it with Q(s, a) - V(s) for the four actions a. The agent thinks: V is 0
+everywhere at first; then all cells look at once, V += round(max_a (Q - V)), again and again, until
+no cell sees anything new. The core can be asked 65,536 questions only, so its answers are a table.
 
-The batch is the last axis, as in maze.py: values (H, W, B), Q (4, H, W, B).
+Built in: the value of a cell is its best Q; the goal is worth 0; the same core looks at every cell,
+and sees its eight neighbours only, as differences of values, clipped to one step; values are whole
+steps and begin at 0. Learned: which action leads where, that walls stop it, what a step costs.
 """
 
-import math
+import itertools
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 
-from maze import Mazes, in_padded, neighbours, padded
+from maze import Mazes, along, padded
 
-OPEN, WALL, UNKNOWN = range(3)  # kinds of cells; only an agent that draws a map knows the third
-GRAIN = 2  # a value V is kept as its logarithm, its worth w: V = GAMMA ** (-w / GRAIN)
-NO_VALUE = -(2.0**22)  # the worth of an open cell that no value has reached
-NO_CELL = -(2.0**23)  # the worth of a wall
+AROUND = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # (down, right)
+NEXT = [1, 6, 3, 4]  # the neighbours that up, down, left and right lead to
+VIEWS = 4**8
+
+
+def planes_of(view) -> torch.Tensor:
+    """What the core is shown of each view (n,): (2, 8, n) float, for the eight neighbours in turn.
+
+    The first plane: is it a wall? The second: its value less that of the cell, clipped to -1, 0, 1;
+    0 for a wall. Neighbour k is digit k of the view in base 4: 0 a wall, else the difference + 2.
+    """
+    digit = torch.stack([view.div(4**k, rounding_mode="floor") % 4 for k in range(8)])
+    wall = digit == 0
+    return torch.stack([wall, torch.where(wall, 0, digit - 2)]).float()
 
 
 # --------------------------------------------------------------------------------------------------
-# Cores: from the patches around n cells, (planes, side, side, n), to Q of the four actions, (4, n).
-#
-# radius: how far a patch reaches. block: how many cells look at once, to fit a CPU's cache.
-#
-# The first planes say which cells of the patch are walls (and, on a map, which are unknown). The
-# last one is the value of each, in units of the greatest within one step; so is Q. The last layer
-# begins with zeros: at first nothing is worth anything (VIN: a move succeeds half the time).
+# Cores: planes of n views (2, 8, n) -> Q - V of the four actions (4, n). The last layer, `q`, is of
+# zeros at first: nothing costs anything yet.
+
+
+class Linear(nn.Module):
+    """68 weights, and they can be read: what it learns is the Bellman backup itself."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.q = zeros(nn.Linear(16, 4))
+
+    def forward(self, x):
+        return layer(self.q, x.flatten(0, 1))
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron on the nine cells of a 3x3 patch: 1,108 weights."""
+    """A multilayer perceptron."""
 
-    radius, block = 1, 8192
-
-    def __init__(self, planes, width, gamma):
+    def __init__(self, width):
         super().__init__()
-        self.hidden = nn.Linear(9 * planes, width)
+        self.hidden = nn.Linear(16, width)
         self.q = zeros(nn.Linear(width, 4))
 
     def forward(self, x):
-        return layer(self.q, layer(self.hidden, x.flatten(0, 2)).relu_())
+        return layer(self.q, layer(self.hidden, x.flatten(0, 1)).relu_())
 
 
 class CNN(nn.Module):
-    """Two 3x3 convolutions, without padding or pooling, on a patch of 5x5 cells: 5,764 weights.
+    """Two 2x2 convolutions on the 3x3 cells, no pooling; written as matrix products for speed."""
 
-    A convolution is a matrix product on each 3x3 window. Written so, it takes a quarter of the
-    time of torch's own on images as small as these.
-    """
-
-    radius, block = 2, 2048
-
-    def __init__(self, planes, width, gamma):
+    def __init__(self, width):
         super().__init__()
-        self.first = nn.Linear(9 * planes, width)
-        self.second = nn.Linear(9 * width, width)
+        self.first = nn.Linear(2 * 4, width)
+        self.second = nn.Linear(4 * width, width)
         self.q = zeros(nn.Linear(width, 4))
 
     def forward(self, x):
-        x = x.unfold(1, 3, 1).unfold(2, 3, 1)  # (planes, 3, 3, n, 3, 3)
-        x = x.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).flatten(1, 3)  # (9 windows, 9 * planes, n)
-        x = layer(self.first, x).relu_()  # (9 windows, width, n)
+        x = torch.cat([x[:, :4], torch.zeros_like(x[:, :1]), x[:, 4:]], 1)  # (2, 9, n)
+        x = x.unflatten(1, (3, 3)).unfold(1, 2, 1).unfold(2, 2, 1)  # (2, 2, 2, n, 2, 2)
+        x = x.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).flatten(1, 3)  # (4 windows, 2 * 4, n)
+        x = layer(self.first, x).relu_()  # (4 windows, width, n)
         return layer(self.q, layer(self.second, x.flatten(0, 1)).relu_())
 
 
 class Attention(nn.Module):
-    """Attention over the nine cells of a 3x3 patch (Vaswani et al. 2017), with four heads.
+    """Attention over the eight neighbours (Vaswani et al. 2017), with one head for each action.
 
-    A cell is a token: what it is, and a learned vector for its place in the patch. What each head
-    asks for is learned and always the same, so that one linear layer scores the tokens.
+    A neighbour is a token: what it is, and a learned vector for its place. The queries are learned,
+    the same in every cell; one small MLP makes a Q of what each head brings.
     """
 
-    radius, block = 1, 1024
-
-    def __init__(self, planes, width, gamma):
+    def __init__(self, width):
         super().__init__()
-        self.token = nn.Linear(planes, width)
-        self.place = nn.Parameter(0.5 * torch.randn(width, 9))
-        self.score = nn.Linear(width, 4, bias=False)
-        self.value = nn.Linear(width, width)
-        self.hidden = nn.Linear(4 * width, 2 * width)
-        self.q = zeros(nn.Linear(2 * width, 4))
+        self.token = nn.Linear(2, width)
+        self.place = nn.Parameter(torch.randn(width, 8, 1))
+        self.query = nn.Linear(width, 4, bias=False)
+        self.hidden = nn.Linear(width, width)
+        self.q = zeros(nn.Linear(width, 1))
 
     def forward(self, x):
-        x = x.flatten(1, 2)  # (planes, 9, n)
-        tokens = layer(self.token, x.flatten(1)).unflatten(1, x.shape[1:])
-        tokens = tokens.add_(self.place[..., None]).relu_()  # (width, 9, n)
-        score = self.score.weight @ tokens.flatten(1)
-        attention = score.unflatten(1, x.shape[1:]).softmax(1)  # (4, 9, n)
-        heads = layer(self.value, (attention[:, None] * tokens).sum(2))  # (4, width, n)
-        return layer(self.q, layer(self.hidden, heads.flatten(0, 1)).relu_())
-
-
-class VIN(nn.Module):
-    """A value iteration network (Tamar et al. 2016): the backup is built in, all but one thing.
-
-    Two layers look at the walls and give p, the probability that each move succeeds; a move that
-    fails leaves the agent where it is: Q(s, a) = gamma * (p * V(s') + (1 - p) * V(s)).
-    """
-
-    radius, block = 1, 8192
-
-    def __init__(self, planes, width, gamma):
-        super().__init__()
-        self.gamma = gamma
-        self.hidden = nn.Linear(9 * (planes - 1), width)
-        self.p = zeros(nn.Linear(width, 4))
-
-    def forward(self, x):
-        # A hard sigmoid.
-        p = 0.5 + layer(self.p, layer(self.hidden, x[:-1].flatten(0, 2)).relu_()) / 6
-        # Only an exact 0 or 1 stays right over a thousand steps, so p is clipped, not squashed. The
-        # gradient passes the clip: a p that is certain and wrong is mended (straight-through).
-        p = p.clamp(0, 1) if not p.requires_grad else p + (p.clamp(0, 1) - p).detach()
-        value = x[-1].flatten(0, 1)
-        there = torch.stack([value[1], value[7], value[3], value[5]])  # up, down, left, right
-        return self.gamma * torch.lerp(value[4:5], there, p)
+        shape = x.shape[1:]  # (8, n)
+        token = layer(self.token, x.flatten(1)).unflatten(1, shape) + self.place  # (width, 8, n)
+        weight = layer(self.query, token.flatten(1)).unflatten(1, shape).softmax(1)  # (4, 8, n)
+        brought = (weight[:, None] * token).sum(2)  # (4, width, n)
+        return layer(self.q, layer(self.hidden, brought).relu_())[:, 0]
 
 
 def layer(linear, x):
     """What nn.Linear does to the features of x, (features, n) or (B, features, n)."""
-    bias, weight = linear.bias[:, None], linear.weight
-    if x.dim() == 2:
-        return torch.addmm(bias, weight, x)
-    return torch.baddbmm(bias, weight.expand(len(x), -1, -1), x)
+    y = linear.weight @ x
+    return y if linear.bias is None else y + linear.bias[:, None]
 
 
 def zeros(linear):
@@ -143,244 +119,191 @@ def zeros(linear):
     return linear
 
 
-CORES = {"mlp": MLP, "cnn": CNN, "attention": Attention, "vin": VIN}
+CORES = {"linear": Linear, "mlp": MLP, "cnn": CNN, "attention": Attention}
 
 
 # --------------------------------------------------------------------------------------------------
 # Thinking
 
 
-class Thinker(nn.Module):
-    """A core that thinks: a Q-network for mazes of any size.
+def looks(change, walls, goal):
+    """Thinks about B mazes: yields (V, view) as they are at first, and after each look, for ever.
 
-    looks: the most rounds of looking; 0: until no value changes.
-    kinds: 2, if all cells are open or walls; 3, if some are unknown.
+    change (65536,) int32: what a cell that sees this view adds to its value. walls (H, W, B) bool,
+    goal (B,). V and view (H, W, B) int32, 0 in walls and goals; V is the same tensor every time.
+    """
+    h, w, b = walls.shape
+    values = torch.zeros(h + 2, w + 2, b, dtype=torch.int32, device=walls.device)
+    around = [(slice(1 + i, h + 1 + i), slice(1 + j, w + 1 + j)) for i, j in AROUND]
+    is_open = (~padded(walls, 1, True)).int()
+    looking = ~walls
+    looking.view(h * w, b).scatter_(0, goal[None], False)  # the goal stays worth 0
+    value = values[1:-1, 1:-1]
+    while True:
+        view = torch.zeros_like(value)
+        for k, there in enumerate(around):
+            view += ((values[there] - value).clamp(-1, 1) + 2) * is_open[there] * 4**k
+        view *= looking
+        yield value, view
+        value += change[view] * looking
+
+
+def think(change, walls, goal, most: int):
+    """Looks until no view changes, or `most` times: (V, view) as by `looks`."""
+    before = None
+    for thought in itertools.islice(looks(change, walls, goal), most + 1):
+        if before is not None and torch.equal(thought[1], before):
+            break
+        before = thought[1]
+    return thought
+
+
+class Thinker(nn.Module):
+    """A core that thinks: an agent for mazes of any size.
+
+    most_looks: 0: until no view changes. think: the function above, or one that does the same.
     """
 
     whole_maze = True
 
-    def __init__(self, core, width, gamma, looks=0, kinds=2):
+    def __init__(self, core, most_looks=0, think=think):
         super().__init__()
-        self.core = CORES[core](kinds, width, gamma)
-        self.looks, self.kinds = looks, kinds
-        self.log2_unit = math.log2(1 / gamma) / GRAIN  # the log2 of a value is its worth times this
-        self.side = 2 * self.core.radius + 1
-        self.patch_size = self.side**2
-        self.here = self.patch_size // 2  # the cell itself, in its patch
+        self.core, self.most_looks, self.think = core, most_looks, think
+        # The core's answer to each view, Q - V; the change of V, in whole steps; the greedy action.
+        # Saved with the weights: what was proved is what acts.
+        self.register_buffer("table", torch.zeros(4, VIEWS))
+        self.register_buffer("change", torch.zeros(VIEWS, dtype=torch.int32))
+        self.register_buffer("action", torch.zeros(VIEWS, dtype=torch.uint8))
+        self.register_buffer("planes", planes_of(torch.arange(VIEWS)), persistent=False)
 
-    def think(self, mazes, each_look=None):
-        """What this network thinks of the mazes: `Thoughts`, settled. each_look: see `settle`."""
-        return Thoughts(self, mazes.walls, mazes.goal).settle(each_look)
+    def train(self, mode=True):
+        """As of any nn.Module; `eval()`, after learning, asks the core all there is to ask."""
+        if not mode:
+            with torch.no_grad():  # in parts that fit a CPU's cache
+                answers = [self.core(part) for part in self.planes.split(4096, -1)]
+                self.table.copy_(torch.cat(answers, 1))
+                self.table[:, self.planes[0, NEXT].all(0)] = -1  # walled in: nobody learns of it
+                best, action = self.table.max(0)  # -2 to 0 is right; much more can't be counted
+                self.change.copy_(best.round().clamp(-9, 9))
+                self.action.copy_(action)
+        return super().train(mode)
 
-    def look(self, patch):
-        """(Q of the four actions (4, N) in units of m, the worth of m (N,)).
+    def begin(self, mazes, most=None):
+        """What this agent thinks of the mazes. most: looks; any that it may need if not given."""
+        most = most or int((~mazes.walls).sum((0, 1)).max()) + 2
+        most = min(most, self.most_looks or most)
+        return Thoughts(self, *self.think(self.change, mazes.walls, mazes.goal, most))
 
-        patch (F, N): the worth of the cells of N patches; on a map, then also their kinds.
+    def q(self, episodes, steps):
+        """Q(s, a) - V(s) in N of the steps: (4, N)."""
+        view = episodes.seen[0].flatten().index_select(0, steps)
+        return self.core(self.planes.index_select(2, view))
+
+    def counts(self, episodes, parts):
+        """Which steps to learn from, (T, B) bool: of those alike in a minibatch, one.
+
+        Else the views in which nothing is to be seen drown the rest. parts: of equal size.
         """
-        worth, kind = patch.split([self.patch_size, len(patch) - self.patch_size])
-        planes = torch.empty(self.kinds, *worth.shape, device=worth.device)
-        torch.eq(worth, NO_CELL, out=planes[0])
-        if self.kinds == 3:
-            torch.eq(kind, UNKNOWN, out=planes[1])
-        m = self.best_in_reach(patch)
-        value = torch.sub(worth, m, out=planes[-1])
-        # Values far above m are cut: such a cell is out of reach, behind a wall.
-        value.mul_(self.log2_unit).clamp_(max=self.core.radius * GRAIN * self.log2_unit).exp2_()
-        return self.core(planes.unflatten(1, (self.side, self.side))), m
+        b = len(episodes.mazes.goal)
+        part = (torch.arange(1, b + 1, device=episodes.cells.device) * parts - 1) // b
+        kind = (part * VIEWS + episodes.seen[0, :-1]) * 4 + episodes.actions
+        kind, order = kind.flatten().sort()
+        first = torch.ones_like(kind, dtype=torch.bool)
+        first[1:] = kind[1:] != kind[:-1]
+        counts = torch.empty_like(first).scatter_(0, order, first).view_as(episodes.actions)
+        return counts & (episodes.cells[:-1] != episodes.mazes.goal)
 
-    def best_in_reach(self, patch):
-        """The worth of m, the greatest value that one step can reach: patch (F, ...) -> (...)."""
-        column = patch[self.here - self.side : self.here + self.side + 1 : self.side]
-        row = patch[self.here - 1 : self.here + 2]
-        return torch.maximum(column.amax(0), row.amax(0))
+    def next_value(self, episodes, choice=None):
+        """V(s') - V(s) in each step, as far as a cell can see it: -1..1, (T, B)."""
+        _, value, next_value = episodes.seen[:, :-1]
+        return (next_value - value).clamp(-1, 1).float()
 
-    def q(self, seen, steps=None):
-        """Q in units of m: in all visited cells (4, T + 1, B), or in those of `steps` only (4, N).
 
-        seen: as by `Thoughts.along`. steps (N,) int64: time * B + episode.
+class Thoughts(NamedTuple):
+    """What a `Thinker` thinks of B mazes."""
+
+    thinker: Thinker
+    value: torch.Tensor  # (H, W, B) int32
+    view: torch.Tensor  # (H, W, B) int32
+
+    def greedy(self):
+        """The greedy action in each cell: (H, W, B) uint8."""
+        return self.thinker.action[self.view]
+
+    def q(self):
+        """Q of all cells: (4, H, W, B)."""
+        return self.value + self.thinker.table[:, self.view]
+
+    def seen(self, cells):
+        """What learning needs of a walk over `cells` (T + 1, B): (3, T + 1, B) int32.
+
+        The view and V in each visited cell, and V in the next one (the last: in itself).
         """
-        patch = seen[0].flatten(1)
-        if steps is None:
-            return self.look(patch)[0].unflatten(1, seen[0].shape[1:])
-        return self.look(patch.index_select(1, steps))[0]
-
-    def log2_m(self, seen):
-        """The log2 of m in each visited cell (T + 1, B), -inf where no value has come."""
-        m = self.best_in_reach(seen[0])
-        return torch.where(m > NO_VALUE, m * self.log2_unit, -math.inf)
-
-    def next_value(self, seen, log2_m, choice=None):
-        """V(s') (T, B), on which this network settled, in units of the m of s.
-
-        choice (4, T + 1, B) bool: the actions that another network would take; then it is what this
-        network thinks of taking those in s' (double DQN, van Hasselt et al. 2016).
-        """
-        value = (seen[1] * self.log2_unit - log2_m[:-1]).exp2()
-        if choice is not None:
-            q = self.q(seen)
-            value = value * torch.where(choice, q, 0).amax(0)[1:] / q.amax(0)[1:].clamp(min=1e-3)
-        return value
+        value = along(self.value, cells)
+        return torch.stack([along(self.view, cells), value, torch.cat([value[1:], value[-1:]])])
 
 
-class Thoughts:
-    """What a `Thinker` thinks of a batch of mazes: what each cell is worth, and Q.
+# --------------------------------------------------------------------------------------------------
+# The proof
 
-    kind (H, W, B): OPEN, WALL or UNKNOWN, or just whether it is a wall; goal (B,). Attributes:
-    worth (cells * B,): of the cells of the `padded` maze, in half steps (GRAIN);
-    q (4, H, W, B): what the cells said when they last looked, in units of m; 0 in walls and goals;
-    looked_at (cells * B,): the worth that they saw then.
+
+def wrong_views(thinker) -> torch.Tensor:
+    """Which views are answered wrongly: (65536,) bool. If none is, every maze is walked perfectly.
+
+    A view is answered rightly if (1) the change of V is -1 + the greatest difference that one of
+    the four moves leads to: that of the neighbour, or 0 where a wall stops the move; and (2) the
+    greedy action is one that leads to it. Diagonal neighbours must make no difference.
+
+    Theorem. If all views are answered rightly, the agent walks every maze, of any size and shape,
+    from every cell from which the goal can be reached, by a shortest path.
+
+    Proof. Let d(s) be the number of steps from s to the goal, infinite where it can't be reached.
+    After k looks V_k(s) = -min(k, d(s)) in every open cell. This holds for k = 0. If it holds for
+    k, the values of adjacent open cells differ by at most 1, since their distances do. So no
+    difference that counts is clipped, and by (1) the look is the exact backup
+    V_{k+1}(s) = -1 + max over the moves of V_k(s') = -min(k + 1, d(s)); the goal stays 0.
+    Thinking does not stop too early: while some cell is k + 1 steps away, it sees a neighbour that
+    is k away become nearer than itself between the looks k and k + 1, so a view changes. It does
+    stop: after as many looks as the farthest cell has steps, only cells that can't reach the goal
+    change, all by -1 a look; they are adjacent to no other cell, and what is seen of them across a
+    corner is clipped after two looks more. Then V = -d where the goal can be reached; the
+    neighbours one step nearer are the only ones that reach the greatest difference, and by (2) the
+    agent goes to one of them. So each step brings it one step nearer. QED.
+
+    What is checked are the very numbers that the agent acts by, `change` and `action`.
     """
-
-    def __init__(self, thinker, kind, goal):
-        (h, w, b), r, device = kind.shape, thinker.core.radius, goal.device
-        self.thinker, self.shape = thinker, (h + 2 * r, w + 2 * r, b)
-        self.kind = padded(kind.int(), r, WALL).flatten()
-        self.worth = torch.where(self.kind == WALL, NO_CELL, NO_VALUE)
-        self.lane = torch.arange(b, device=device)
-        self.goal = self.index(goal)
-        self.worth.index_fill_(0, self.goal, GRAIN)  # 1 / gamma: a step into the goal is worth 1
-        line = torch.arange(-r, r + 1, device=device)
-        self.patch = (line[:, None] * (w + 2 * r) + line).view(-1, 1) * b  # offsets of its cells
-        beside = [thinker.here + step for step in (-thinker.side, thinker.side, -1, 1)]
-        self.beside = self.patch[beside]
-        self.block = thinker.core.block * (1 if device.type == "cpu" else 256)  # a GPU is for more
-        self.ticket = torch.empty(len(self.worth), dtype=torch.int32, device=device)  # for `wake`
-
-    def index(self, cells, lanes=slice(None)):
-        """Where `cells` (..., B) of the mazes `lanes` stand in `worth`."""
-        r = self.thinker.core.radius
-        return in_padded(cells, self.shape[1] - 2 * r, r) * self.shape[2] + self.lane[lanes]
-
-    @torch.inference_mode()
-    def settle(self, each_look=None):
-        """Thinks until no value changes, or for as many rounds of looking as the network may take.
-
-        First values spread from the goal, one step with every round but the last. Then every open
-        cell looks, whatever it sees. Where some rise even then, their values spread, too, and all
-        cells look again that see a change. It ends, as values only rise, up to the goal's.
-        each_look: a function to call with these thoughts after each round in which values spread.
-        """
-        is_open = (self.kind != WALL).index_fill_(0, self.goal, False)
-        q = torch.zeros(4, len(self.worth), device=self.worth.device)
-        self.rounds_left = self.thinker.looks or math.inf
-        self.spread(self.goal, each_look)
-        due = is_open.nonzero()[:, 0]
-        while True:
-            self.looked_at = self.worth.clone()
-            risen = self.look(due, q)
-            if self.rounds_left <= 1 or not len(risen):
-                break
-            self.rounds_left -= 1
-            risen = self.spread(risen, each_look)
-            changed = torch.zeros_like(is_open).index_fill_(0, (self.patch + risen).flatten(), True)
-            due = (changed & is_open).nonzero()[:, 0]
-        self.q = self.inside(q)
-        return self
-
-    def spread(self, risen, each_look=None):
-        """Lets the cells look that may gain by the rise of these, and so on; returns all risen."""
-        changed = [risen]
-        while self.rounds_left > 1 and len(awake := self.wake(changed[-1])):
-            changed.append(self.look(awake))
-            self.rounds_left -= 1
-            if each_look:
-                each_look(self)
-        return torch.cat(changed)
-
-    def look(self, at, q=None):
-        """The cells `at` (N,) look, all at once: returns those whose value rises by it.
-
-        q (4, cells * B): where what they say is written, if anywhere.
-        """
-        parts = []
-        for part in at.split(self.block):
-            patch = self.patches(part)
-            said, m = self.thinker.look(patch)
-            gain = said.amax(0).clamp_(0, 1).log2_().div_(self.thinker.log2_unit).round_()
-            worth = m + gain
-            rows = (worth > patch[self.thinker.here]).nonzero()[:, 0]
-            parts.append((part.index_select(0, rows), worth.index_select(0, rows)))
-            if q is not None:
-                q.scatter_(1, part.expand(4, -1), said.masked_fill_(m == NO_VALUE, 0))
-        risen, worth = (torch.cat(several) for several in zip(*parts))
-        self.worth.scatter_(0, risen, worth)  # now that all have looked
-        return risen
-
-    def wake(self, risen):
-        """The neighbours of these cells that are worth less than they are."""
-        near = self.beside + risen
-        worth = self.worth.index_select(0, near.flatten()).view_as(near)
-        lower = worth < self.worth.index_select(0, risen)
-        near = near.masked_select(lower & (worth != NO_CELL))
-        # Where two wake the same cell, one ticket is left.
-        number = torch.arange(len(near), dtype=torch.int32, device=near.device)
-        self.ticket.scatter_(0, near, number)
-        return near.masked_select(self.ticket.index_select(0, near) == number)
-
-    def patches(self, at):
-        """What the cells `at` (...) see: the worth of all cells of their patch, (F, ...).
-
-        On a map also their kind.
-        """
-        index = self.patch.view(-1, *[1] * at.dim()) + at
-        worth = self.worth.index_select(0, index.flatten()).view(index.shape)
-        if self.thinker.kinds == 2:
-            return worth
-        return torch.cat([worth, self.kind.index_select(0, index.flatten()).view(index.shape)])
-
-    def inside(self, x):
-        """x (..., cells * B) without the maze's rim: (..., H, W, B)."""
-        (h, w, _), r = self.shape, self.thinker.core.radius
-        return x.unflatten(-1, self.shape)[..., r : h - r, r : w - r, :]
-
-    def steps_away(self):
-        """How far from the goal each cell seems to be: (H, W, B), inf where no value has come."""
-        worth = self.inside(self.worth)
-        return torch.where(worth > NO_VALUE, 1 - worth / GRAIN, math.inf)
-
-    def log2_m(self):
-        """The log2 of m, the unit of q: (H, W, B)."""
-        # m is one of the four beside it: no cell but the goal is worth more than all of them.
-        return neighbours(self.inside(self.looked_at), NO_CELL).amax(0) * self.thinker.log2_unit
-
-    def q_values(self):
-        """Q of all cells, in its own unit: (4, H, W, B)."""
-        return self.q * self.log2_m().exp2()
-
-    def q_steps(self):
-        """How far from the goal each action seems to lead, log Q / log GAMMA: (4, H, W, B)."""
-        return -(self.q.clamp(min=0).log2() + self.log2_m()) / (GRAIN * self.thinker.log2_unit)
-
-    def along(self, cells, lanes=slice(None)):
-        """What learning needs of a walk over `cells` (T + 1, B) in `lanes`: see `as_seen`."""
-        at = self.index(cells, lanes)
-        return as_seen(self.patches(at), self.worth[at[1:]], self.thinker)
+    right = backup(thinker.planes)
+    best = right.amax(0)
+    reached = right.gather(0, thinker.action.long()[None])[0]
+    return (thinker.change != best) | (reached != best)
 
 
-def as_seen(patch, next_worth, thinker):
-    """(the patch in each visited cell (F, T + 1, B), worth of the next one (T, B)), to learn from.
-
-    When a cell first looks, only cells nearer to the goal have a value; later, all have. A value
-    too high at first would stay. So it learns both: in every second step of a walk, cells worth no
-    more than its own have no value, neither for the network nor for its target.
-    """
-    worth = patch[: thinker.patch_size]
-    own = worth[thinker.here]
-    t, lane = (torch.arange(size, device=patch.device) for size in own.shape)
-    early = (t[:, None] + lane) % 2 == 0
-    hidden = early & (worth <= own) & (worth != NO_CELL)
-    patch = torch.cat([worth.masked_fill(hidden, NO_VALUE), patch[thinker.patch_size :]])
-    return patch, next_worth.masked_fill(early[:-1] & (next_worth <= own[:-1]), NO_VALUE)
+def backup(planes) -> torch.Tensor:
+    """The right answer to each view, -1 + V(s') - V(s) for the four actions: (4, n)."""
+    return planes[1, NEXT] - 1
 
 
 # --------------------------------------------------------------------------------------------------
 # Learning
+#
+# What training asks of an agent, an nn.Module, for B episodes of T steps in B mazes of H x W cells:
+#
+#   agent.begin(mazes, most_looks) -> sight  what it knows as the episodes begin
+#   sight.greedy() -> (H, W, B)           the greedy action in every cell, if agent.whole_maze; else
+#   sight.act(cells (B,)) -> (B,)         where the episodes stand; it is asked step by step
+#   sight.q() -> (4, H, W, B)             Q in all cells; or in the visited ones, (4, T + 1, B)
+#   sight.seen(cells) -> (F, T + 1, B)    what there was to see on the way, to learn from
+#   agent.counts(episodes, parts) -> (T, B)  which steps to learn from, in `parts` minibatches
+#   agent.q(episodes, steps) -> (4, N)    Q in N of the steps, time * B + lane, with gradient
+#   agent.next_value(episodes) -> (T, B)  V(s'), 0 in the goal; like q, less V(s) if it thinks
+#   agent.eval()                          is called when its weights have changed
 
 
 class Episodes(NamedTuple):
     """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal.
 
-    cells (T + 1, B), actions (T, B) int64; reward (T, B); potential (T + 1, B): of reward shaping.
+    cells (T + 1, B), actions (T, B) int64; reward (T, B); potential (T + 1, B): of reward shaping;
+    seen (F, T + 1, B): what the agent saw.
     """
 
     mazes: Mazes
@@ -388,63 +311,44 @@ class Episodes(NamedTuple):
     actions: torch.Tensor
     reward: torch.Tensor
     potential: torch.Tensor
+    seen: torch.Tensor
 
     def select(self, index):
         """The episodes at `index`: a slice or a (N,) int64 tensor."""
-        return Episodes(self.mazes.select(index), *(x[:, index] for x in self[1:]))
+        return Episodes(self.mazes.select(index), *(x[..., index] for x in self[1:]))
 
 
-def along(q, cells):
-    """Q in each visited cell: q (..., H, W, B), cells (T + 1, B) -> (..., T + 1, B)."""
-    index = cells * cells.shape[1] + torch.arange(cells.shape[1], device=cells.device)
-    return q.flatten(-3).index_select(-1, index.flatten()).unflatten(-1, cells.shape)
-
-
-def q_lambda_targets(reward, done, value, greedy, gamma, lam, rescale=1.0):
+def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     """Watkins's Q(lambda) returns, all (T, B). value[t]: V(s[t + 1]); greedy[t]: whether a[t] was.
 
         G[t] = reward[t] + gamma * (1 - done[t]) * ((1 - c[t + 1]) * value[t] + c[t + 1] * G[t + 1])
 
-    with c[t] = lam * greedy[t]: the return is cut at the first action that the greedy policy would
-    not have taken. The last step of a trajectory bootstraps from its value, so that running out of
-    time is not mistaken for the end. rescale (T - 1, B): what G[t + 1] is multiplied by, to be in
-    the units of G[t].
+    with c[t] = lam * greedy[t]: cut at the first action that the greedy policy would not take. The
+    last step bootstraps from its value: running out of time is not the end.
     """
     c_next = torch.zeros_like(value)
     c_next[:-1] = lam * greedy[1:]
     onward = gamma * ~done
-    target, slope = reward + onward * (1 - c_next) * value, (onward * c_next)[:-1] * rescale
-    if lam:
-        for t in reversed(range(len(target) - 1)):
-            target[t] += slope[t] * target[t + 1]
+    target, slope = reward + onward * (1 - c_next) * value, onward * c_next
+    for t in reversed(range(len(target) - 1)):
+        target[t] += slope[t] * target[t + 1]
     return target
 
 
 @torch.no_grad()
-def td_targets(online, target, seen, episodes, gamma, lam, double, bounds=(0.0, 1.0)):
-    """The target of Q(s, a) in each step, and which steps count: both (T, B).
+def td_targets(online, target, episodes, gamma, lam=0.0, double=False):
+    """The target of Q(s, a) in each step, r + gamma * V(s'), V of the target network: (T, B).
 
-    It is r + gamma * V(s'), V of the target network; with lam > 0, Q(lambda) returns. All in units
-    of the m of s (see the top), which is 1 for an agent with a window. seen: what there was to
-    see along the episodes. bounds: of a return. Steps count until the goal is reached, and where a
-    value has come. double: the online network picks the next action (double DQN).
+    lam > 0: Q(lambda) returns. double: the online network picks the next action (double DQN, van
+    Hasselt et al. 2016).
     """
-    reached = episodes.cells == episodes.mazes.goal
-    log2_m = target.log2_m(seen)
-    counts = ~reached[:-1] & (log2_m[:-1] > -torch.inf)
-    log2_m = log2_m.masked_fill(log2_m == -torch.inf, 0)  # of steps that don't count
-    choice = greedy = None
+    choice = None
     if lam or double:
-        q = online.q(seen)
+        q = online.q(episodes)
         choice = q == q.amax(0)
-        greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
-    value = target.next_value(seen, log2_m, choice if double else None)
-    # No return is out of bounds, less the potential: overestimates can't feed on themselves.
-    potential = episodes.potential[1:]
-    value = (value + potential).clamp(*bounds) - potential
-    paid = episodes.reward != 0  # elsewhere 1 / m may be inf
-    reward = torch.where(paid & counts, episodes.reward * (-log2_m[:-1]).exp2(), 0)
+    value = target.next_value(episodes, choice if double else None)
     if not lam:
-        return reward + gamma * ~reached[1:] * value, counts
-    rescale = (log2_m[1:-1] - log2_m[:-2]).exp2().clamp(max=gamma**-2)  # if exact, <= 1 / gamma
-    return q_lambda_targets(reward, reached[1:], value, greedy, gamma, lam, rescale), counts
+        return episodes.reward + gamma * value
+    greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
+    done = (episodes.cells == episodes.mazes.goal)[1:]
+    return q_lambda_targets(episodes.reward, done, value, greedy, gamma, lam)

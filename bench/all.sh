@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Makes every table of bench/results, in one to two hours on two cores: first the seconds of
-# whole runs, alone, then what learns and how well, two at a time with one thread each, and at the
-# end, alone again, the time of each stage. Each file says by which command, commit and machine it
-# was made. The thousand kills take another half an hour: bench/kills.py.
+# Makes every table of bench/results: first what is timed, alone; then what learns and how well, two
+# at a time, with one thread each. Each file says by which command, commit and machine it was made.
+# The thousand kills of bench/kills.py take a while longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -22,23 +21,18 @@ record() {  # record NAME SCRIPT [ARGUMENT ...]
 }
 
 record seconds seconds.py
+record speed speed.py
 {
-    record perfect-mlp perfect.py
-    record perfect-vin perfect.py MODEL=vin SEEDS=5
-    record perfect-cnn perfect.py MODEL=cnn SEEDS=3
-    record ablations-once ablations.py TABLE=once SEEDS=1
+    for model in linear mlp cnn attention; do
+        record "perfect-$model" perfect.py "MODEL=$model" SEEDS=5
+    done
     record explorers explorers.py MAZES=10000
 } &
 first=$!
 {
-    record ablations-built-in ablations.py TABLE=built-in
-    record ablations-constants ablations.py TABLE=constants
-    "$python" bench/chart.py
+    record ablations ablations.py
     record window window.py
-    record perfect-attention perfect.py MODEL=attention SEEDS=3
 } &
 second=$!
 wait $first
 wait $second
-record speed-cnn speed.py MODEL=cnn SECONDS=0
-record speed-mlp speed.py SECONDS=30

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
-from support.checkpoint import load_checkpoint
+from support.files import load_checkpoint
 
 
 def weights(folder):

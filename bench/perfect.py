@@ -1,16 +1,16 @@
-"""How perfect is the default agent, and how far beyond its training mazes?
+"""How perfect is an agent that thinks, and how far beyond its training mazes?
 
-    python bench/perfect.py [SEEDS=10] [FIRST=0] [HELD_OUT=100000] [KEY=VALUE ...]
+    python bench/perfect.py [SEEDS=10] [FIRST=100] [HELD_OUT=100000] [KEY=VALUE ...]
 
-Trains SEEDS agents, each with `python main.py SEED=s`, a process of its own. Each then
-walks HELD_OUT perfect mazes that it has never seen, and, by `main.solve`, mazes of other sizes and
-other makers. Other KEY=VALUE go to main.py. Prints a line a seed, then for each kind the median and
-the worst seed. Needs scipy, as tests/ does.
+Trains SEEDS agents, each with `python main.py SEED=s KEY=VALUE ...` in a process of its own. Each
+then walks HELD_OUT perfect mazes that it has never seen, and mazes of other sizes and makers.
+Prints the median and the worst seed of each figure; failures + detours: mazes that it does not
+solve, and those that it solves by a way that is not a shortest one. Needs scipy, as tests/ does.
 """
 
-import contextlib
-import io
+import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,9 +25,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-from support import solving
-from support.checkpoint import load_checkpoint
-from support.mazefile import FileMaze
+from maze import Mazes
+from support import files, metrics
 
 # --------------------------------------------------------------------------------------------------
 # Makers of mazes: each returns walls, (H, W) bool
@@ -125,37 +124,33 @@ def cave(side, random):
     return walls
 
 
-def placed(walls, random, over=0):
-    """A FileMaze on these walls: a random goal, a random start over `over` steps away; or None."""
-    is_open = np.flatnonzero(~walls)
-    if len(is_open) < 2:
-        return None
-    goal = int(random.choice(is_open))
-    distance = (
-        maze.distances(torch.from_numpy(walls)[..., None], torch.tensor([goal])).flatten().numpy()
-    )
-    starts = np.flatnonzero(distance > over)
-    return FileMaze(walls, int(random.choice(starts)), goal) if len(starts) else None
+# --------------------------------------------------------------------------------------------------
+# Mazes beyond those of training: a goal anywhere, a start anywhere from where it can be reached
 
 
-def some(n, make, random, over=0):
-    found = []
-    while len(found) < n:
-        text = placed(make(), random, over)
-        found += [text] if text else []
-    return found
+def placed(walls, generator):
+    """Mazes on these walls (H, W, B), but for those in which nobody can move."""
+    walls = walls[..., ~alone(walls).flatten(0, 1).all(0)]
+    goal = maze.choose(~alone(walls), generator)
+    return Mazes(walls, goal, maze.choose(maze.distances(walls, goal) > 0, generator))
+
+
+def alone(walls):
+    """Which cells are walls, or have only walls beside them."""
+    return walls | maze.neighbours(walls, True).all(0)
+
+
+def some(n, make, *arguments):
+    """Mazes on the walls of n calls of make."""
+    walls = np.stack([make(*arguments) for _ in range(n)], -1)
+    return placed(torch.from_numpy(walls), torch.Generator().manual_seed(n))
 
 
 def own(n, grid, difficulty, seed):
     """The program's own mazes, starts at any distance."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = maze.draw(
-        maze.make_mazes(n, grid, generator), grid, difficulty, grid * grid, "random", generator
-    )
-    return [
-        FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i]))
-        for i in range(n)
-    ]
+    packed = maze.make_mazes(n, grid, generator)
+    return maze.draw(packed, grid, difficulty, grid * grid, "random", generator)
 
 
 def fields(n, side, over, seed):
@@ -164,7 +159,7 @@ def fields(n, side, over, seed):
     Few are: so the goal is an end of a longest way, found by going twice to the farthest cell.
     """
     generator, found = torch.Generator().manual_seed(seed), []
-    while len(found) < n:
+    while sum(len(part.goal) for part in found) < n:
         density = 0.3 + 0.2 * torch.rand(2048, generator=generator)
         walls = torch.rand(side, side, 2048, generator=generator) < density
         goal = maze.choose(~walls, generator)
@@ -172,11 +167,9 @@ def fields(n, side, over, seed):
             goal = maze.distances(walls, goal).flatten(0, 1).argmax(0)
         far = maze.distances(walls, goal) > over
         kept = far.flatten(0, 1).any(0).nonzero()[:, 0]
-        start = maze.choose(far[..., kept], generator) if len(kept) else []
-        found += [
-            FileMaze(walls[..., k].numpy(), int(s), int(goal[k])) for k, s in zip(kept, start)
-        ]
-    return found[:n]
+        start = maze.choose(far[..., kept], generator)
+        found.append(Mazes(walls[..., kept], goal[kept], start))
+    return Mazes(*(torch.cat(parts, -1) for parts in zip(*found))).select(slice(n))
 
 
 def kinds():
@@ -186,95 +179,81 @@ def kinds():
     yield "perfect 63x63", own(400, 63, 1.0, 63)
     yield "perfect 127x127", own(100, 127, 1.0, 127)
     for difficulty in 0.3, 0.5, 0.7, 0.9:
-        yield f"loops 16x16, difficulty {difficulty}", own(5000, 16, difficulty, 16)
-        yield f"loops 63x63, difficulty {difficulty}", own(100, 63, difficulty, 64)
+        yield f"loops 16x16, walls kept {difficulty}", own(5000, 16, difficulty, 16)
+        yield f"loops 63x63, walls kept {difficulty}", own(100, 63, difficulty, 64)
     for make in kruskal, wilson, binary_tree:
-        yield f"{make.__name__} 15x15", some(1000, lambda: make(8, random), random)
-        yield f"{make.__name__} 63x63", some(100, lambda: make(32, random), random)
-    yield "obstacles 16x16", some(1000, lambda: obstacles(16, random), random)
-    yield "obstacles 40x40", some(1000, lambda: obstacles(40, random), random)
-    yield "obstacles 64x64", some(200, lambda: obstacles(64, random), random)
-    yield "caves 40x40", some(1000, lambda: cave(40, random), random)
-    yield "empty hall 64x64", some(200, lambda: np.zeros((64, 64), bool), random)
-    yield "random walls 30x30, path > 110", fields(300, 30, 110, 30)
+        yield f"{make.__name__} 15x15", some(1000, make, 8, random)
+        yield f"{make.__name__} 63x63", some(100, make, 32, random)
+    yield "obstacles 16x16", some(1000, obstacles, 16, random)
+    yield "obstacles 40x40", some(1000, obstacles, 40, random)
+    yield "obstacles 64x64", some(200, obstacles, 64, random)
+    yield "caves 40x40", some(1000, cave, 40, random)
+    yield "empty hall 64x64", some(200, np.zeros, (64, 64), bool)
+    yield "random walls 30x30, path over 110", fields(300, 30, 110, 30)
 
 
 # --------------------------------------------------------------------------------------------------
 
 
-def solve(texts, checkpoint, file):
-    """(solved, by a shortest path) of `main.solve` on these mazes, written to `file` first."""
-    with open(file, "w") as out:
-        out.write("\n\n".join(solving.draw(text) for text in texts) + "\n")
-    main.CHECKPOINT = checkpoint
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        main.solve(file)
-    words = (
-        printed.getvalue().splitlines()[-1].replace(",", "").split()
-    )  # solved 98 of 100, by a shortest path 97
-    return int(words[1]), int(words[-1])
+def failures(network, mazes, distance):
+    """(how many of these mazes it does not solve, how many by a detour)."""
+    steps = int((~mazes.walls).sum((0, 1)).max())  # more than a shortest way can have
+    scores = main.evaluate(network, mazes, distance, steps)
+    success, optimal = (int(scores[name].sum()) for name in ("success", "optimal"))
+    return len(mazes.goal) - success, success - optimal
+
+
+def row(folder, seed, held_out, beyond, arguments):
+    """The figures of one agent: {name: number, or (failures, detours)}."""
+    command = [sys.executable, main.__file__, f"SEED={seed}", f"OUT_DIR={folder}", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with open(f"{folder}/summary.json") as file:
+        summary = json.load(file)
+    with open(f"{folder}/metrics.csv") as file:
+        right = [
+            int(line["episodes"]) for line in csv.DictReader(file) if line["wrong_views"] == "0"
+        ]
+    found = {
+        "batches to the proof": right[0] // summary["config"]["BSZ"] if right else math.inf,
+        "seconds to the proof": summary["seconds_to_proof"] or math.inf,
+        "wrong views at the end": summary["wrong_views"],
+        "q_error, in steps": summary["q_error"],
+    }
+    network, settings, _ = files.load_checkpoint(f"{folder}/checkpoint.pt", torch.device("cpu"))
+    grid, path = settings["GRID"], f"{folder}/{settings['MAZE_CACHE_FILE']}"
+    cache = files.load_cache(path, settings["MAZE_CACHE_SIZE"], grid, seed)
+    packed = files.make_held_out(held_out, grid, cache, seed=10**10 + seed)
+    tests = [(f"held-out {grid}x{grid}", *metrics.test_set(settings, packed)), *beyond]
+    for name, mazes, distance in tests:
+        name = f"failures + detours in {len(mazes.goal):,}: {name}"
+        found[name] = failures(network, mazes, distance)
+    return found
 
 
 def run(arguments):
-    options = dict(SEEDS=10, FIRST=0, HELD_OUT=100_000)
-    options.update(
-        {
-            key: int(value)
-            for key, _, value in (a.partition("=") for a in arguments)
-            if key in options
-        }
-    )
-    passed = [a for a in arguments if a.partition("=")[0] not in options]
-    main.pick_device()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores; "
-        f"{options} {passed}"
-    )
+    options, given = dict(SEEDS=10, FIRST=100, HELD_OUT=100_000), []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name in options:
+            options[name] = int(value)
+        else:
+            given.append(argument)
+    seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
+    torch.set_num_threads(1)
+    beyond = [(name, few, maze.distances(few.walls, few.goal)) for name, few in kinds()]
     with tempfile.TemporaryDirectory() as folder:
-        beyond, table = list(kinds()), {}
-        for seed in range(options["FIRST"], options["FIRST"] + options["SEEDS"]):
-            out = os.path.join(folder, str(seed))
-            command = [sys.executable, main.__file__, f"SEED={seed}", f"OUT_DIR={out}", *passed]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            row = {}
-            network, config, _ = load_checkpoint(
-                os.path.join(out, "checkpoint.pt"), torch.device("cpu")
-            )
-            with open(os.path.join(out, "summary.json")) as file:
-                summary = json.load(file)
-            for name in "backup_error", "backup_error_worst":
-                row[name] = summary[name]
-            main.GRID, main.GAMMA, main.MAX_EP_LENGTH = (
-                config["GRID"],
-                config["GAMMA"],
-                config["MAX_EP_LENGTH"],
-            )
-            cache = maze.load_cache(
-                os.path.join(out, "mazes.npz"), config["MAZE_CACHE_SIZE"], config["GRID"], seed
-            )
-            held_out = main.test_set(
-                maze.held_out(options["HELD_OUT"], main.GRID, 10**10 + seed, cache)
-            )
-            scores = main.evaluate(network, *held_out)
-            row[f"failures in {options['HELD_OUT']:,} held-out"] = int(
-                (scores["success"] == 0).sum()
-            )
-            row["of them solved, but not by a shortest path"] = int(
-                (scores["success"] > scores["optimal"]).sum()
-            )
-            row["q_error"] = scores["q_error"].mean().item()
-            for name, texts in beyond:
-                _, optimal = solve(
-                    texts, os.path.join(out, "checkpoint.pt"), os.path.join(folder, "mazes.txt")
-                )
-                row[f"{name}: not optimal, of {len(texts):,}"] = len(texts) - optimal
-            print(f"seed {seed}: " + "; ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
-            for name, value in row.items():
-                table.setdefault(name, []).append(value)
-    print(f"\n| over {options['SEEDS']} seeds | median | worst |\n| --- | ---: | ---: |")
-    for name, values in table.items():
-        print(f"| {name} | {statistics.median(values):.3g} | {max(values):.3g} |")
+        rows = [row(f"{folder}/{seed}", seed, options["HELD_OUT"], beyond, given) for seed in seeds]
+    print(f"seeds {seeds[0]} to {seeds[-1]}; of main.py: {' '.join(given) or 'nothing set'}\n")
+    print(f"| over {len(seeds)} seeds | median | worst |\n| --- | ---: | ---: |")
+    for name in rows[0]:
+        values = [found[name] for found in rows]
+        if isinstance(values[0], tuple):
+            few = [[statistics.median(column), max(column)] for column in zip(*values)]
+            median, worst = (f"{failed:g} + {detours:g}" for failed, detours in zip(*few))
+        else:
+            median, worst = (f"{x:.3g}" for x in (statistics.median(values), max(values)))
+        print(f"| {name} | {median} | {worst} |")
+    print("\nproved after batches:", *(found["batches to the proof"] for found in rows))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How long do whole runs take, start-up, evaluation and pictures included?
 
-    python bench/seconds.py [SEEDS=10]
+    python bench/seconds.py [SEEDS=10] [LARGEST=1001]
 
-The default run with SEEDS seeds, the other models with three, longer runs and more threads or
-processes with one, one after the other: run nothing else beside them. Prints median and range of
-the seconds, and the worst success and optimal on 10,000 held-out mazes. The first row is a
-yardstick for the machine.
+The default run with SEEDS seeds, other models and longer runs with fewer, one after the other: run
+nothing else beside them. Then `solve`, with the agent of a default run, of one perfect maze of
+255x255 cells and one of LARGEST x LARGEST, from the cell that is farthest from the goal. The first
+row is a yardstick for the machine: Python, torch and matplotlib, only imported; "x": times its
+median. Prints median (range) of the seconds, and of the runs the worst success.
 """
 
 import json
@@ -16,62 +17,90 @@ import sys
 import tempfile
 import time
 
+import torch
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
+import maze
+from support.mazefile import FileMaze, as_text
 
-COMMANDS = {
-    "python": [sys.executable],
-    "torchrun --nproc-per-node=2": [
-        sys.executable,
-        *"-m torch.distributed.run --nproc-per-node=2".split(),
-    ],
-}
+PYTHON = [sys.executable]
+TORCHRUN = [*PYTHON, *"-m torch.distributed.run --nproc-per-node=2".split()]
+IMPORTS = "import torch, matplotlib.pyplot"
+LONG = "UNTIL_PROVED=False NUM_EPISODES=200000"
+MILLION = "UNTIL_PROVED=False NUM_EPISODES=1000000 BSZ=8192"
 
 
-def timed(command, arguments):
-    """(seconds of the process, its summary)."""
+def timed(command):
+    """Seconds of a process, and what it prints."""
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - began, done.stdout
+
+
+def trained(command, arguments):
+    """(seconds of a run, its summary)."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        everything = [*command, main.__file__, *arguments, f"OUT_DIR={folder}"]
-        subprocess.run(everything, check=True, capture_output=True)
-        with open(os.path.join(folder, "summary.json")) as file:
-            return time.perf_counter() - began, json.load(file)
+        spent, _ = timed([*command, main.__file__, *arguments, f"OUT_DIR={folder}"])
+        with open(f"{folder}/summary.json") as file:
+            return spent, json.load(file)
 
 
-def spread(spent):
-    return f"{statistics.median(spent):.1f} ({min(spent):.1f} .. {max(spent):.1f})"
+def far_apart(grid):
+    """A perfect maze as text, its start farthest from the goal, and the steps between them."""
+    generator = torch.Generator().manual_seed(grid)
+    walls = maze.unpack(maze.make_mazes(1, grid, generator), grid, grid)
+    goal = maze.choose(~walls, generator)
+    distance = maze.distances(walls, goal).flatten()
+    text = FileMaze(walls[..., 0].numpy(), int(distance.argmax()), int(goal))
+    return as_text(text), int(distance.max())
+
+
+def print_row(name, spent, yardstick, *others):
+    middle = statistics.median(spent)
+    within = (
+        f"{middle:.1f} ({min(spent):.1f} .. {max(spent):.1f})" if spent[1:] else f"{middle:.1f}"
+    )
+    cells = name, within, f"{middle / yardstick:.1f}", *others
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def run(arguments):
-    seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 10)
-    one, two = COMMANDS
-    million = "NUM_EPISODES=1000000 BSZ=8192"
-    rows = [(one, "", seeds)]
-    rows += [(one, f"MODEL={name}", 3) for name in ("vin", "cnn", "attention")]
-    rows += [(one, "THREADS=2", 1), (two, "", 1), (one, "NUM_EPISODES=200000", 1)]
-    for settings in (million, f"MODEL=vin {million}"):
-        rows += [(one, settings, 1), (two, settings, 1)]
-    print("| command | seconds | episodes/s | success | optimal | seeds |")
+    options = dict(SEEDS=10, LARGEST=1001)
+    options |= {name: int(value) for name, value in (a.split("=") for a in arguments)}
+    seeds = options["SEEDS"]
+    imports = [timed([*PYTHON, "-c", IMPORTS])[0] for _ in range(seeds)]
+    yardstick = statistics.median(imports)
+    print(f"torch {torch.__version__}\n\n| command | seconds | x | episodes/s | success | runs |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    imports = []
-    for _ in range(seeds):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import torch"], check=True)
-        imports.append(time.perf_counter() - began)
-    print(f'| python -c "import torch" | {spread(imports)} | - | - | - | - |', flush=True)
-    for name, settings, number in rows:
-        found = [
-            timed(COMMANDS[name], [*settings.split(), f"SEED={seed}"]) for seed in range(number)
-        ]
+    print_row(f'`python -c "{IMPORTS}"`', imports, yardstick, "-", "-", str(seeds))
+    few = min(3, seeds)
+    rows = [
+        (PYTHON, "", seeds),
+        *[(PYTHON, f"MODEL={m}", few) for m in ("linear", "cnn", "attention")],
+    ]
+    rows += [(PYTHON, "VISION=2 MEMORY=map", 1), (PYTHON, LONG, few)]
+    rows += [(PYTHON, MILLION, 1), (TORCHRUN, MILLION, 1)]
+    for command, settings, number in rows:
+        found = [trained(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
+        rates = [summary["episodes"] / spent for spent, summary in found]
+        success = min(summary["success"] for _, summary in found)
+        name = "python" if command is PYTHON else "torchrun --nproc-per-node=2"
+        name = f"`{name} main.py {settings}".strip() + "`"
+        rate = f"{statistics.median(rates):,.0f}"
         spent = [seconds for seconds, _ in found]
-        rate = found[0][1]["episodes"] / statistics.median(spent)
-        success, optimal = (min(row[key] for _, row in found) for key in ("success", "optimal"))
-        command = f"{name} main.py {settings}".strip()
-        print(
-            f"| {command} | {spread(spent)} | {rate:,.0f} | {success:.4f} | {optimal:.4f} "
-            f"| {number} |",
-            flush=True,
-        )
+        print_row(name, spent, yardstick, rate, f"{success:.4f}", str(number))
+    with tempfile.TemporaryDirectory() as folder:
+        timed([*PYTHON, main.__file__, f"OUT_DIR={folder}"])
+        for grid in 255, options["LARGEST"]:
+            text, steps = far_apart(grid)
+            with open(f"{folder}/maze.txt", "w") as file:
+                file.write(text + "\n")
+            solve = [*PYTHON, main.__file__, "solve", f"{folder}/maze.txt", f"OUT_DIR={folder}"]
+            spent, said = timed(solve)
+            assert f"solved in {steps} steps (shortest {steps})" in said, said[-200:]
+            name = f"`python main.py solve` of {grid}x{grid}, {steps:,} steps"
+            print_row(name, [spent], yardstick, "-", "1", "1")
 
 
 if __name__ == "__main__":

@@ -13,43 +13,30 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-import main
-
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 AGENTS = ["MEMORY=map", "MEMORY=none", "MEMORY=trail", "MEMORY=gru"]
+COLUMNS = dict(success=(min, 3), optimal=(min, 3), spl=(min, 3), loops=(max, 3), seconds=(max, 0))
+
+
+def summary(*arguments):
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, f"{ROOT}/main.py", f"OUT_DIR={out}", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with open(f"{out}/summary.json") as file:
+            return json.load(file)
 
 
 def run(arguments):
     seeds = next((int(a[6:]) for a in arguments if a.startswith("SEEDS=")), 1)
     others = [a for a in arguments if not a.startswith("SEEDS=")]
-    print(
-        "| VISION=2 | weights | success | optimal | spl | loops | seconds | seeds |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    print(f"| VISION=2 | weights | {' | '.join(COLUMNS)} | seeds |\n| --- |{' ---: |' * 7}")
     for agent in AGENTS:
-        found = []
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as out:
-                command = [
-                    sys.executable,
-                    main.__file__,
-                    "VISION=2",
-                    *agent.split(),
-                    f"SEED={seed}",
-                ]
-                subprocess.run(
-                    [*command, f"OUT_DIR={out}", *others], check=True, stdout=subprocess.DEVNULL
-                )
-                with open(os.path.join(out, "summary.json")) as file:
-                    found.append(json.load(file))
-
-        def column(name, worst, digits):
-            values = [summary[name] for summary in found]
-            return f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})"
-
-        figures = [column("success", min, 3), column("optimal", min, 3), column("spl", min, 3)]
-        figures += [column("loops", max, 3), column("seconds", max, 0)]
-        print(f"| {agent} | {found[0]['params']:,} | {' | '.join(figures)} | {seeds} |", flush=True)
+        runs = [summary("VISION=2", agent, f"SEED={seed}", *others) for seed in range(seeds)]
+        cells = [agent, f"{runs[0]['params']:,}"]
+        for name, (worst, digits) in COLUMNS.items():
+            values = [found[name] for found in runs]
+            cells.append(f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})")
+        print(f"| {' | '.join(cells)} | {seeds} |", flush=True)
 
 
 if __name__ == "__main__":

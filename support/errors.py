@@ -13,8 +13,11 @@ def lacks_memory(error):
     return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)
 
 
-def exit_status(command, settings):
-    """0 after command(), or 2, and one line that says what went wrong, if that is for the user."""
+def exit_status(command, settings, training):
+    """0 after command(), or 2, and one line that says what went wrong, if that is for the user.
+
+    settings(): main.py's constants as they stand. training: whether a run can be resumed.
+    """
     try:
         command()
         return 0
@@ -33,7 +36,7 @@ def exit_status(command, settings):
     except KeyboardInterrupt:
         message = "stopped at once"
         path = os.path.join(settings()["OUT_DIR"], "checkpoint.pt")
-        if os.path.exists(path):
+        if training and os.path.exists(path):
             message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
     print(f"error: {message}", file=sys.stderr)
     return 2

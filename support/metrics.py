@@ -5,45 +5,42 @@ import time
 import torch
 
 import maze
-import model
-from maze import Mazes
 from support.settings import HELD_OUT_SEED
 
 
-def score(episodes, distance, wrong, counts) -> dict[str, torch.Tensor]:
+def test_set(settings, packed):
+    """(the bit-packed mazes, each with all its walls, a goal and a start, and the distances there).
+
+    Drawn on the CPU, so that they are the same on any device.
+    """
+    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    how = settings["GRID"], 1.0, settings["MAX_START_DISTANCE"], settings["GOAL"], generator
+    mazes = maze.draw(packed.cpu(), *how).to(packed.device)
+    return mazes, maze.distances(mazes.walls, mazes.goal)
+
+
+def score(network, episodes, sight, distance, exact) -> dict[str, torch.Tensor]:
     """The metrics of each of B greedy episodes: a dictionary of float tensors (B,).
 
-    distance (H, W, B): the exact one. wrong (4, ..., B): Q - Q*, where counts (..., B) is true.
+    sight: what the network knew of the mazes. distance (H, W, B) and Q, exact (4, H, W, B): the
+    right ones. Q of an agent that sees the whole maze is held against Q* in every cell from which
+    the goal can be reached; that of an agent with a window depends on its way: in the cells of it.
     """
     mazes, away = episodes.mazes, episodes.cells != episodes.mazes.goal
     walked, shortest, success = away[:-1].sum(0), maze.shortest(mazes, distance), ~away[-1]
-    wrong, counts = (wrong * counts).flatten(1, -2), counts.flatten(0, -2).sum(0) * 4
+    if network.whole_maze:
+        wrong, counts = sight.q() - exact, distance > 0
+    else:
+        q = sight.q() + episodes.potential
+        wrong, counts = q - maze.along(exact, episodes.cells), away
+    wrong, number = torch.where(counts, wrong, 0).flatten(1, -2), 4 * counts.flatten(0, -2).sum(0)
     loops = torch.zeros_like(success)
     loops[~success] = goes_round(episodes.cells[:, ~success])
     found = dict(success=success, optimal=success & (walked == shortest), loops=loops)
     found["spl"] = success * shortest / torch.maximum(walked, shortest)  # Anderson et al. 2018
-    found["q_error"] = wrong.abs().sum((0, 1)) / counts
-    found["q_bias"] = wrong.sum((0, 1)) / counts
+    found["q_error"] = wrong.abs().sum((0, 1)) / number
+    found["q_bias"] = wrong.sum((0, 1)) / number
     return {name: values.float() for name, values in found.items()}
-
-
-def q_minus_optimal(network, episodes, thoughts, distance, gamma):
-    """(Q - Q*, where it counts): in all open cells but the goal, for one that sees the whole maze.
-
-    Q of an agent with a window depends on its way: it is compared in the cells of that way.
-    """
-    mazes = episodes.mazes
-    exact = maze.optimal_q(mazes, distance, gamma)
-    if network.whole_maze:
-        return thoughts.q_values() - exact, ~mazes.walls & (distance != 0)
-    q = q_along(network, episodes, thoughts)
-    return q - model.along(exact, episodes.cells), episodes.cells != mazes.goal
-
-
-def q_along(network, episodes, thoughts):
-    """Q in the visited cells (4, T + 1, B), in its own unit, without the potential of shaping."""
-    seen = thoughts.along(episodes.cells)
-    return network.q(seen) * network.log2_m(seen).exp2() + episodes.potential
 
 
 def goes_round(cells):
@@ -55,7 +52,7 @@ def goes_round(cells):
     return caught
 
 
-def row(settings, record, learning_rate, scores, means) -> dict:
+def row(settings, record, learning_rate, scores, means, wrong_views) -> dict:
     """A row of a run's history. means: tensors, of which the mean counts.
 
     scores: of EVAL_SAMPLE held-out mazes, then of training mazes.
@@ -71,6 +68,7 @@ def row(settings, record, learning_rate, scores, means) -> dict:
         learning_rate=learning_rate,
         **average(scores, slice(held_out)),
         train_success=average(scores, slice(held_out, None))["success"],
+        wrong_views=wrong_views,
     )
 
 
@@ -90,44 +88,3 @@ def by_distance(scores, shortest, wide=10):
             q_error=scores["q_error"][inside].mean().item(),
         )
     return found
-
-
-def one_look(thinker, device="cpu", n=2000):
-    """`learned_backup` in n mazes of random walls, in which a patch takes all its forms."""
-    mazes = random_walls(n, 16, torch.Generator().manual_seed(HELD_OUT_SEED)).to(device)
-    return learned_backup(thinker, mazes, maze.distances(mazes.walls, mazes.goal))
-
-
-@torch.no_grad()
-def learned_backup(thinker, mazes, distance):
-    """(Q of one look, exact Q), both (4, N), in units of m, where all that the core sees is exact.
-
-    exact: gamma * V*(s') for each action in each cell, but the goal, from which it can be reached.
-    distance (H, W, B): the exact one.
-    """
-    thoughts = model.Thoughts(thinker, mazes.walls, mazes.goal)
-    worth = torch.where(distance < 0, model.NO_VALUE, model.GRAIN * (1.0 - distance))
-    thoughts.inside(thoughts.worth).copy_(worth.masked_fill(mazes.walls, model.NO_CELL))
-    cell, lane = (distance > 0).flatten(0, 1).nonzero().t()
-    at = thoughts.index(cell, lane)
-    looks = [thinker.look(thoughts.patches(part)) for part in at.split(thoughts.block)]
-    learned, m = (torch.cat(parts, -1) for parts in zip(*looks))
-    there = thoughts.worth[at + thoughts.beside]
-    there = torch.where(there == model.NO_CELL, thoughts.worth[at], there)  # a wall: it stays
-    return learned, ((there - model.GRAIN - m) * thinker.log2_unit).exp2()
-
-
-def relative_error(learned, exact):
-    """(mean, worst) of |learned - exact| / exact."""
-    error = (learned - exact).abs() / exact
-    return error.mean().item(), error.max().item()
-
-
-def random_walls(n, grid, generator, most=0.7):
-    """n `Mazes` of random walls, their share from 0 to `most`. The start is the goal."""
-    device = generator.device
-    share = most * torch.rand(n, generator=generator, device=device)
-    walls = torch.rand(grid, grid, n, generator=generator, device=device) < share
-    walls[0, 0] = False  # each has an open cell
-    goal = maze.choose(~walls, generator)
-    return Mazes(walls, goal, goal)

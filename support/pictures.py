@@ -7,7 +7,8 @@ import math
 
 import torch
 
-from maze import neighbours, padded, replacing
+from maze import neighbours, padded
+from support.files import replacing
 
 
 def pyplot():
@@ -25,16 +26,13 @@ def save(figure, path, dpi):
     pyplot().close(figure)
 
 
-def course(path, record, settings, summary=None, backup=None):
-    """training_plot.png. record: of the run, with its history.
-
-    summary, and backup, (learned, exact) Q of a look: once they are known.
-    """
+def course(path, record, settings, summary=None):
+    """training_plot.png. record: of the run, with its history; summary: once it is known."""
     plt, history = pyplot(), record["history"]
     column = {name: [row[name] for row in history] for name in history[0]}
     figure, axes = plt.subplots(2, 3, figsize=(14, 7))
     figure.subplots_adjust(left=0.05, right=0.96, bottom=0.08, top=0.94, wspace=0.16, hspace=0.3)
-    success, error, far, loss, level, learned = axes.flat
+    success, error, far, loss, level, wrong = axes.flat
     x = [episodes / 1000 for episodes in column["episodes"]]
     success.plot(x, column["success"], label="held-out mazes")
     success.plot(x, column["train_success"], "--", label="training mazes")
@@ -56,8 +54,11 @@ def course(path, record, settings, summary=None, backup=None):
     level.plot(x, rate, label="learning rate / LR")
     level.set(title="Curriculum, exploration, learning rate", ylim=(-0.02, 1.05))
     draw_bands(far, summary["by_distance"]) if summary else far.axis("off")
-    draw_backup(learned, *backup) if backup else learned.axis("off")
-    for axis in success, error, loss, level:
+    if history[-1]["wrong_views"] is None:
+        wrong.axis("off")
+    else:
+        draw_wrong_views(wrong, x, column["wrong_views"], settings)
+    for axis in success, error, loss, level, wrong:
         axis.set_xlabel("thousand episodes")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
@@ -75,31 +76,57 @@ def draw_bands(axis, bands):
     axis.set(title="Success by steps to the goal, at the end", ylim=(0, 1.05))
 
 
-def draw_backup(axis, learned, exact, points=6000):
-    """What one look of the core says, against the exact backup."""
-    learned, exact = learned.flatten().cpu(), exact.flatten().cpu()
-    some = torch.linspace(0, len(exact) - 1, points).long()
-    ends = [0, 1.2 * exact.max().item()]
-    spread = torch.linspace(-0.02, 0.02, 97)[some % 97] * ends[1]  # exact Q has few values
-    axis.plot(
-        (exact[some] + spread).numpy(),
-        learned[some].numpy(),
-        ".",
-        ms=2,
-        alpha=0.5,
-        label="an action in a cell",
-    )
-    axis.plot(ends, ends, "k--", lw=1, label="exact")
-    axis.set(title="What was learned: Q of one look", xlabel="exact Q of the backup, in units of m")
-    axis.legend(fontsize=8, loc="upper left")
+def draw_wrong_views(axis, x, wrong, settings):
+    """How many of all the things that a cell can see are answered wrongly, and the proof."""
+    axis.plot(x, wrong, "o-", ms=4, color="tab:red")
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set(title="Wrong views, of 65,536 that there are", ylim=(-0.4, 2e5))
+    axis.set_yticks([0, 1, 10, 100, 1000, 10_000, 65_536])
+    axis.set_yticklabels(["0", "1", "10", "100", "1,000", "10,000", "65,536"])
+    if 0 in wrong and settings["LOOKS"] == 0:
+        proved = x[wrong.index(0)]
+        what = "it walks every maze perfectly" if not settings["VISION"] else "its planner"
+        axis.axvline(proved, color="tab:green", ls="--")
+        axis.plot(proved, 0, "*", ms=16, color="tab:green")
+        axis.annotate(
+            f"proved: {what}",
+            (proved, 0),
+            (-12, 24),
+            textcoords="offset points",
+            ha="right",
+            color="tab:green",
+        )
+
+
+def weights(path, linear):
+    """weights.png: all the weights of the core MODEL=linear. linear: its nn.Linear(16, 4)."""
+    plt = pyplot()
+    table = torch.cat([linear.weight.detach().cpu().view(4, 2, 8), torch.zeros(4, 2, 1)], 2)
+    place = torch.tensor([0, 1, 2, 3, 8, 4, 5, 6, 7])  # the cell itself in the middle
+    figure, axes = plt.subplots(2, 4, figsize=(9.6, 5))
+    for action, name in enumerate(("up", "down", "left", "right")):
+        for plane, what in enumerate(("wall", "difference")):
+            axis, square = axes[plane, action], table[action, plane, place].view(3, 3).numpy()
+            axis.imshow(square, cmap="RdBu", vmin=-1, vmax=1)
+            for y, x in ((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)):
+                color = "white" if abs(square[y, x]) > 0.6 else "black"
+                text = f"{square[y, x] + 0:.2f}".replace("-0.00", "0.00")
+                axis.text(x, y, text, ha="center", va="center", color=color, fontsize=9)
+            axis.set(xticks=[], yticks=[])
+            bias = f"{name}: bias {linear.bias[action].item():.2f}" if plane == 0 else ""
+            axis.set_title(bias, fontsize=10)
+            if action == 0:
+                axis.set_ylabel(f"weights of\n{what}", fontsize=10)
+    figure.suptitle("All 68 weights of MODEL=linear: Q - V = -1 + difference in the next cell")
+    save(figure, path, 80)
 
 
 def walks(path, mazes, cells, steps, distance, farthest):
     """rollouts.png: how far from the goal the cells of a few mazes are, as the agent sees it, its
     best action there, and the way it walks; below, the exact distances.
 
-    steps (4, H, W, n): how far from the goal each action seems to lead, log Q / log GAMMA; inf
-    where there is no value, nan where it is unknown. distance (H, W, n): the exact one, or -1.
+    steps (4, H, W, n): how far from the goal each action seems to lead; inf where the goal can't be
+    reached, nan where it is unknown. distance (H, W, n): the exact one, or -1.
     """
     plt, (h, w, n) = pyplot(), mazes.walls.shape
     board = torch.full((2, h + 2, n, w + 2), math.nan)  # one image of all: a single axis draws fast
@@ -113,7 +140,7 @@ def walks(path, mazes, cells, steps, distance, farthest):
     colors = plt.get_cmap("viridis_r").with_extremes(under="#282c34", over="#888888", bad="#888888")
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()
     axis.imshow(board, cmap=colors, vmin=0, vmax=farthest)
-    for row, after in enumerate((steps, exact)):
+    for row, after in enumerate((steps, exact) if max(h, w) <= 64 else ()):  # else too small to see
         show = ~mazes.walls & after.amin(0).isfinite()
         show.view(h * w, n)[mazes.goal, torch.arange(n)] = False
         y, x, i = show.nonzero().cpu().numpy().T
@@ -164,3 +191,68 @@ def walks(path, mazes, cells, steps, distance, farthest):
         y=0.995,
     )
     save(figure, path, 80)
+
+
+# --------------------------------------------------------------------------------------------------
+# agent.gif
+
+COLORS = "f4f4ee 282c34 e04040 1e5ac8 9cc3f0"  # open, wall, goal, agent, trail
+OPEN, WALL, GOAL, AGENT, TRAIL, FIRST_SHADE = 0, 1, 2, 3, 4, 8
+SHADES = 64
+
+
+def thinking(path, mazes, rows, farthest, scale=8):
+    """agent.gif: values spread through a few mazes as the network thinks, then it walks them.
+
+    rows: a list of (title, values, cells): values, V after each look, a list of (H, W, n), empty
+    for an agent that does not think about the whole maze; cells (T + 1, n).
+    """
+    from PIL import Image, ImageDraw
+
+    plt, (h, w, n) = pyplot(), mazes.walls.shape
+    shades = (plt.get_cmap("viridis_r")(torch.linspace(0, 1, SHADES).numpy())[:, :3] * 255).astype(
+        "uint8"
+    )
+    palette = bytes.fromhex(COLORS).ljust(3 * FIRST_SHADE, b"\0") + shades.tobytes()
+    goal, lane = mazes.goal.cpu(), torch.arange(n)
+    trails = [torch.zeros(h * w, n, dtype=torch.bool) for _ in rows]
+    most = max(len(values) for _, values, _ in rows)
+    steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
+    frames = []
+    for t in [*range(0, most, 2), *range(most, most + min(steps, len(rows[0][2])))]:
+        boards = []
+        for (title, values, cells), trail in zip(rows, trails):
+            board = torch.where(mazes.walls, WALL, OPEN).to("cpu", torch.uint8).flatten(0, 1)
+            if values:
+                away = -values[min(t, len(values) - 1)].cpu().flatten(0, 1)
+                shade = FIRST_SHADE + (away / farthest * (SHADES - 1)).clamp(0, SHADES - 1)
+                board = torch.where(board != WALL, shade.to(torch.uint8), board)
+            board[goal, lane] = GOAL
+            if t >= most:
+                here = cells[min(t - most, len(cells) - 1)].cpu()
+                trail[here, lane] = True
+                board[trail & (board != GOAL)] = TRAIL
+                board[here, lane] = AGENT
+            else:
+                board[cells[0].cpu(), lane] = AGENT
+            picture = padded(board.view(h, w, n), 1, WALL).transpose(1, 2).flatten(1)
+            picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+            image = Image.new("P", (picture.shape[1], picture.shape[0] + 16), OPEN)
+            image.paste(Image.fromarray(picture.numpy(), "P"), (0, 16))
+            doing = "walking" if t >= most else f"look {t}" if t < len(values) else ""
+            ImageDraw.Draw(image).text((4, 2), f"{title}   {doing}", fill=WALL)
+            boards.append(image)
+        frame = Image.new("P", (boards[0].width, sum(image.height for image in boards)))
+        for i, image in enumerate(boards):
+            frame.paste(image, (0, i * image.height))
+        frame.putpalette(palette)
+        frames.append(frame)
+    with replacing(path) as beside:
+        frames[0].save(
+            beside,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:] + 15 * frames[-1:],
+            duration=70,
+            loop=0,
+        )

@@ -7,29 +7,29 @@ import time
 
 import torch
 
-from maze import replacing
 from support import pictures, processes
-from support.checkpoint import load_checkpoint, save_checkpoint
 from support.errors import UserError
+from support.files import load_checkpoint, replacing, save_checkpoint
 from support.processes import say
 from support.settings import plot_file
 
 # What a run may be resumed with, though it was begun with other values.
 FREE = (
-    "RESUME OUT_DIR PLOT_FILE PLOT_EVERY DEVICE THREADS CHECKPOINT PROFILE NUM_EPISODES EVAL_MAZES"
+    "RESUME OUT_DIR PLOT_FILE PLOT_EVERY DEVICE THREADS CHECKPOINT PROFILE NUM_EPISODES EVAL_MAZES "
+    "UNTIL_PROVED"
 ).split()
 
 
 class Reporter:
     """Tells of a run while it trains: prints its progress, saves its checkpoints, draws its plot.
 
-    settings: main.py's constants, defaults: as they stand in the file; by_agent: those that the
-    agent picks.
+    settings: main.py's constants for this run; written: as they stand in the file.
     """
 
-    def __init__(self, settings, by_agent, defaults):
-        self.settings, self.by_agent = settings, by_agent
-        self.plot_file = plot_file(settings, defaults)
+    def __init__(self, settings, written):
+        self.settings = settings
+        self.replaced = [name for name in settings if settings[name] != written[name]]
+        self.plot_file = plot_file(settings, written)
         self.checkpoint = os.path.join(settings["OUT_DIR"], "checkpoint.pt")
         self.plotted = time.perf_counter()
         if not settings["RESUME"]:
@@ -39,12 +39,13 @@ class Reporter:
         """Prints what the run will be, in two lines. cache: the training mazes."""
         self.episodes = batches * self.settings["BSZ"]
         stored = learner.replay.bytes() if learner.replay else 0
-        own = " ".join(f"{name}={self.settings[name]}" for name in self.by_agent)
+        own = " ".join(f"{name}={self.settings[name]}" for name in self.replaced)
         say(
             f"{self.settings['MODEL']} with {parameters(learner.online):,} weights, "
             f"{self.episodes:,} episodes on {cache.device}; maze cache {cache.numel() / 1e6:.1f} "
-            f"MB, replay {stored / 1e6:.1f} MB\nset by the agent or by you: {own}"
+            f"MB, replay {stored / 1e6:.1f} MB"
         )
+        say(f"set by this kind of agent or by you: {own or 'nothing'}")
 
     def evaluated(self, learner, record):
         """Saves all that `resume` needs, prints a line, and draws the plot if it is time."""
@@ -108,7 +109,9 @@ def resume(path, settings, learner) -> dict:
             f"those of {learner.generator.device.type}: choose the same DEVICE"
         ) from None
     done = record["batch"] * settings["BSZ"]
-    if done >= settings["NUM_EPISODES"]:
+    if settings["UNTIL_PROVED"] and record["proved"]:
+        say(f"nothing is left to learn: the agent in {path} is proved")
+    elif done >= settings["NUM_EPISODES"]:
         say(f"nothing is left to train: the run in {path} has had its {done:,} episodes")
     else:  # a row that is there only because the run was stopped goes
         bsz, every, rows = settings["BSZ"], settings["EVAL_EVERY"], record["history"]
@@ -128,8 +131,10 @@ def show_progress(record, episodes, settings):
         f"{spent / share - spent:3.0f} s left  level {row['level']:.2f}  loss {row['loss']:.1e}  "
         f"q_error {row['q_error']:.1e}  success {row['success']:.3f}"
     )
+    if row["wrong_views"] is not None:
+        line += f"  wrong views {row['wrong_views']:,}"
     if sys.stdout.isatty():
-        say(f"\r{line:<120}", end="" if share < 1 else "\n")
+        say(f"\r{line:<140}", end="" if share < 1 else "\n")
     else:
         say(line)
     if said := warning(record["history"], settings):

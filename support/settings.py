@@ -8,7 +8,8 @@ import os
 
 from model import CORES
 from support.errors import UserError
-from support.window import MEMORIES
+
+MEMORIES = "none", "trail", "gru", "map"
 
 WHOLE = (
     "GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "
@@ -29,7 +30,9 @@ RANGES = (
     ("CURRICULUM_SUCCESS PRIORITY_ALPHA PRIORITY_BETA", 0, 1, "from 0 to 1"),
     ("CURRICULUM_STEP CURRICULUM_SHARE", 1e-300, 1, "over 0 and at most 1"),
     ("LR HUBER GRAD_CLIP EPSILON_SHAPE", 1e-300, 1e300, "a number over 0"),
-    ("GAMMA", 1e-6, 0.9999, "from 1e-6 to 0.9999"),
+    ("GAMMA", 1e-6, 1, "from 1e-6 to 1"),
+    ("STEP_REWARD", -1e6, 0, "from -1e6 to 0"),
+    ("GOAL_REWARD", 0, 1e6, "from 0 to 1e6"),
     ("NOVELTY", 0, 1e6, "from 0 to a million"),
     ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
      "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
@@ -40,52 +43,51 @@ RANGES = (
     ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
-OTHERS = "F", "RANK", "WORLD"  # names in main.py that look like constants
+# Names in main.py that look like constants.
+OTHERS = "F", "RANK", "WORLD", "AGENTS", "WRITTEN", "CONSTANTS"
 
 
-def kind_of_agent(settings):
-    """The network by its MODEL, if it sees the whole maze; else "map" or "window"."""
+def kinds_of_agent(settings):
+    """The kinds of agent that these settings ask for, as AGENTS in main.py names them."""
+    thinks = f"thinks {settings['MODEL']}"
     if not settings["VISION"]:
-        return settings["MODEL"]
-    return "map" if settings["MEMORY"] == "map" else "window"
+        return [thinks]
+    return [thinks, "map"] if settings["MEMORY"] == "map" else ["window"]
 
 
-def of_agent(by_agent, settings):
-    """{name: value}: each constant of `by_agent` for the agent that the settings ask for."""
-    kind = kind_of_agent(settings)
-    return {name: values.get(kind, values["mlp"]) for name, values in by_agent.items()}
-
-
-def override(settings, by_agent, arguments):
-    """The settings after KEY=VALUE arguments.
-
-    Constants of `by_agent` that are not given, and have not been changed, take the value of the
-    agent that the arguments ask for.
-    """
+def of_run(settings, agents, arguments):
+    """The settings of a run: the command line beats `agents`, which beats main.py's constants."""
     given = dict(read(settings, argument) for argument in arguments)
-    old, new = of_agent(by_agent, settings), of_agent(by_agent, settings | given)
-    return settings | {name: new[name] for name in new if settings[name] == old[name]} | given
+    own = {}
+    for kind in kinds_of_agent(settings | given):
+        own |= agents.get(kind, {})
+    return settings | own | given
 
 
 def split(arguments, usage=""):
-    """(KEY=VALUE arguments, {"start": "y,x", "goal": "y,x"} as far as given) of a command line.
+    """(the verb: "train", "solve" or "prove", the file to solve, KEY=VALUE arguments,
+    {"start": "y,x", "goal": "y,x"} as far as given) of a command line.
 
     Who asks for help gets `usage`, and the program ends.
     """
     if arguments[:1] in (["help"], ["-h"], ["--help"]):
         print(usage.strip())
         raise SystemExit(0)
-    solving = arguments[:1] == ["solve"]
-    if solving and (len(arguments) < 2 or "=" in arguments[1]):
-        raise UserError("solve what? Write: python main.py solve FILE")
+    verb, file, rest = "train", None, arguments
+    if arguments[:1] in (["solve"], ["prove"]):
+        verb, *rest = arguments
+    if verb == "solve":
+        if not rest or "=" in rest[0]:
+            raise UserError("solve what? Write: python main.py solve FILE")
+        file, *rest = rest
     given, places = [], {}
-    for argument in arguments[2 if solving else 0 :]:
+    for argument in rest:
         name, _, value = argument.partition("=")
-        if solving and name in ("START", "GOAL") and "," in value:
+        if verb == "solve" and name in ("START", "GOAL") and "," in value:
             places[name.lower()] = value
         else:
             given.append(argument)
-    return given, places
+    return verb, file, given, places
 
 
 def read(settings, argument):
@@ -95,7 +97,8 @@ def read(settings, argument):
         raise UserError(f"{argument!r} has a character in it that can't be shown")
     if not equals:
         raise UserError(
-            f"{argument!r} is not understood: write KEY=VALUE, as in SEED=3, or solve FILE"
+            f"{argument!r} is not understood: write KEY=VALUE, as in SEED=3, or solve FILE, or "
+            "prove"
         )
     if name not in settings:
         near = difflib.get_close_matches(name.upper(), settings, 1)
@@ -162,32 +165,51 @@ def can_be_file(path, settings):
 
 def check_together(s, processes):
     """Refuses settings that don't go together."""
-    kind = kind_of_agent(s)
+    window = bool(s["VISION"]) and s["MEMORY"] != "map"
     if not s["VISION"] and s["MEMORY"] != "none":
         problem = "needs VISION: without it the agent sees the whole maze"
         raise UserError(f"MEMORY={s['MEMORY']} {problem}; choose VISION=2, or MEMORY=none")
     if not s["VISION"] and not s["COMPASS"]:
         problem = "needs VISION: without it the agent sees the goal itself"
         raise UserError(f"COMPASS=False {problem}; choose VISION=2, or COMPASS=True")
-    if kind == "map" and not s["COMPASS"]:
+    if s["MEMORY"] == "map" and not s["COMPASS"]:
         raise UserError("MEMORY=map needs COMPASS=True, to know where on the map the goal is")
-    if kind == "window" and s["MODEL"] != "mlp":
+    if window and s["MODEL"] != "mlp":
         problem = f"VISION={s['VISION']} with MODEL={s['MODEL']} makes no sense"
         raise UserError(f"{problem}: choose MODEL=mlp, or MEMORY=map")
-    if kind != "window" and s["SHAPING"] != "none":
-        problem = (
-            "does nothing for a network that thinks: a potential in the reward only shifts the Q "
-            "that learning starts from (Wiewiora 2003), and its values start at the goal"
-        )
-        raise UserError(f"SHAPING={s['SHAPING']} {problem}; choose SHAPING=none, or VISION=2")
-    if kind != "window" and s["NOVELTY"]:
-        problem = "pays for where an agent has been, which a network that thinks does not see"
-        choose = "choose NOVELTY=0, or VISION=2 with MEMORY=trail"
-        raise UserError(f"NOVELTY={s['NOVELTY']} {problem}: {choose}")
+    if window and s["LOOKS"]:
+        raise UserError(f"LOOKS={s['LOOKS']} needs an agent that thinks; choose MEMORY=map")
+    if window and s["GAMMA"] == 1 and s["STEP_REWARD"] == 0:
+        problem = "near and far goals are worth the same"
+        raise UserError(f"GAMMA=1 with STEP_REWARD=0: {problem}; choose GAMMA=0.98")
+    if window and s["GOAL_REWARD"] == s["STEP_REWARD"] == 0:
+        raise UserError("GOAL_REWARD=0 with STEP_REWARD=0: no reward at all; choose GOAL_REWARD=1")
+    if not window:
+        for name, value, why in THINKS_WITH:
+            if s[name] != value:
+                raise UserError(
+                    f"{name}={s[name]} is not for an agent that thinks: {why}; choose "
+                    f"{name}={value}, or an agent with a window, VISION=2"
+                )
     if s["RESUME"] and processes > 1 and s["REPLAY"] != "off":
         problem = "a checkpoint holds the memory of the first process alone"
         combination = f"RESUME=True with {processes} processes and REPLAY={s['REPLAY']}"
         raise UserError(f"{combination}: {problem}; choose REPLAY=off, or one process")
+
+
+# What only has one meaning for an agent that thinks, and why.
+THINKS_WITH = (
+    ("STEP_REWARD", -1.0, "its values are whole steps, and a step costs 1"),
+    ("GOAL_REWARD", 0.0, "the value of the goal, 0, is where its thinking begins"),
+    ("GAMMA", 1.0, "its values are numbers of steps, which nothing discounts"),
+    ("LAMBDA", 0.0, "thinking carries the value of the goal to every cell, so the next cell says "
+     "all there is to know, and a return over several steps adds nothing that a look can see"),
+    ("DOUBLE", False, "its value of the next cell comes from thinking, not from the greatest of "
+     "several uncertain estimates"),
+    ("SHAPING", "none", "a potential in the reward only shifts the values that learning starts "
+     "from (Wiewiora 2003), and a look sees differences of values"),
+    ("NOVELTY", 0.0, "it pays for where an agent has been, which a cell does not see"),
+)  # fmt: skip
 
 
 def plot_file(settings, defaults):

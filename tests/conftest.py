@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 import main  # noqa: E402
-from support import metrics  # noqa: E402
 
 TINY = dict(
     GRID=8,
@@ -41,31 +41,47 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setattr(main, name, value)
     monkeypatch.setattr(main, "OUT_DIR", str(tmp_path / "out"))
     monkeypatch.setattr(main, "PLOT_FILE", str(tmp_path / "plot.png"))
-    walls = metrics.random_walls  # one look is measured in few mazes
-    monkeypatch.setattr(metrics, "random_walls", lambda n, *more: walls(min(n, 100), *more))
     return tmp_path
 
 
 @pytest.fixture(scope="session")
+def proved_run(tmp_path_factory):
+    """(a network that thinks, trained with the defaults until it is proved; the run's record)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "OUT_DIR", str(tmp_path_factory.mktemp("proved")))
+        patch.setattr(main, "EVAL_MAZES", 100)
+        network, record, _, _ = main.train(torch.device("cpu"))
+    assert record["history"][-1]["wrong_views"] == 0
+    return network, record
+
+
+@pytest.fixture
+def proved(proved_run):
+    """A copy of that network: a test may do to it what it likes."""
+    return copy.deepcopy(proved_run[0])
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The folder of a run that is long enough to learn, and its summary."""
+    """The folder of a small run that ended with a proof, and its summary."""
     folder = tmp_path_factory.mktemp("trained")
     settings = TINY | dict(
-        NUM_EPISODES=6000,
-        BSZ=250,
-        UPDATES=10,
-        TARGET_SYNCS=10,
+        NUM_EPISODES=20_480,
+        BSZ=256,
+        UPDATES=40,
+        TARGET_SYNCS=1,
         MAZE_CACHE_SIZE=1000,
         EVAL_MAZES=300,
         EVAL_SAMPLE=100,
-        EVAL_EVERY=8,
         OUT_DIR=str(folder / "out"),
         PLOT_FILE=str(folder / "plot.png"),
     )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(main, name, value)
-        return folder, main.run()
+        summary = main.run()
+    assert summary["proved"]
+    return folder, summary
 
 
 @pytest.fixture

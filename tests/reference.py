@@ -1,29 +1,14 @@
 """Slow and obvious versions of what the program does fast, for one maze at a time, and helpers
 to make test mazes."""
 
-import math
-
 import networkx as nx
 import numpy as np
-import pytest
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import shortest_path
 
 import main
 import maze
-import model
-from support import settings
-
-
-def override(arguments):
-    """Sets main's constants from KEY=VALUE arguments, as the command line does."""
-    vars(main).update(settings.override(main.config(), main.BY_AGENT, arguments))
-
-
-def check():
-    settings.check(main.config(), main.WORLD)
-
 
 STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
@@ -89,18 +74,31 @@ def distances(walls, goal):
     return np.where(np.isinf(found), -1, found).astype(int)
 
 
-def optimal_q(walls, goal, gamma):
-    """Q* by value iteration, straight from the rewards: (4, H, W), right in the open cells."""
-    h, w = walls.shape
-    after = np.array(
-        [[step(walls, -1, cell, action) for cell in range(h * w)] for action in range(4)]
-    )
-    q = np.zeros((4, h * w))
+def moves(walls):
+    """Where each action leads from each cell, were no cell a goal: (4, H * W)."""
+    cells = range(walls.size)
+    return np.array([[step(walls, -1, cell, action) for cell in cells] for action in range(4)])
+
+
+def best_q(after, reward, goal, gamma):
+    """Q* by value iteration: (4, cells). after: as by `moves`; reward (4, cells): what they earn.
+
+    Where nothing is discounted, only a way that ends counts: without one, Q is -inf.
+    """
+    q = np.full(after.shape, 0.0 if gamma < 1 else -np.inf)
     while True:
-        new = np.where(after == goal, 1.0, gamma * q.max(0)[after])
-        if np.array_equal(new, q):
-            return q.reshape(4, h, w)
+        value = q.max(0)
+        value[goal] = 0
+        new = reward + gamma * value[after]
+        if np.allclose(new, q, rtol=0, atol=1e-12):
+            return q
         q = new
+
+
+def optimal_q(walls, goal, gamma=1.0, step=-1.0, bonus=0.0):
+    """Q* (4, H, W), right in the open cells but the goal. bonus: for reaching the goal."""
+    after = moves(walls)
+    return best_q(after, step + bonus * (after == goal), goal, gamma).reshape(4, *walls.shape)
 
 
 def dfs_trees(side):
@@ -155,44 +153,33 @@ def potential(walls, goal, gamma, shaping):
     return [gamma ** (steps - 1) if steps > 0 and shaping != "none" else 0.0 for steps in away]
 
 
-def rewards(walls, goal, cells, gamma, shaping="none", novelty=0.0):
+def rewards(walls, goal, cells, gamma=1.0, shaping="none", novelty=0.0, each_step=-1.0, bonus=0.0):
     """What each step of a walk pays, a list; the steps after the goal are left out."""
     phi, visited, paid = potential(walls, goal, gamma, shaping), {cells[0]}, []
     for here, there in zip(cells, cells[1:]):
         if here == goal:
             break
-        paid.append(
-            float(there == goal) + novelty * (there not in visited) + gamma * phi[there] - phi[here]
-        )
+        extra = bonus * (there == goal) + novelty * (there not in visited)
+        paid.append(each_step + extra + gamma * phi[there] - phi[here])
         visited.add(there)
     return paid
 
 
-def td_targets(q, q_target, episodes, gamma, lam, double, shaping="none", novelty=0.0):
-    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B); values are
-    bounded as returns are."""
+def td_targets(q, q_target, episodes, gamma, lam, double):
+    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B)."""
     columns = []
-    most = 1 + novelty * len(episodes.actions)
     for b, goal in enumerate(episodes.mazes.goal.tolist()):
         online, late = q[:, :, b].double(), q_target[:, :, b].double()
-        cells, actions = episodes.cells[:, b].tolist(), episodes.actions[:, b].tolist()
-        walls = episodes.mazes.walls[..., b].numpy()
-        phi, paid = (
-            potential(walls, goal, gamma, shaping),
-            rewards(walls, goal, cells, gamma, shaping, novelty),
-        )
-        reward, done = (
-            paid + [0.0] * (len(actions) - len(paid)),
-            [float(cell == goal) for cell in cells[1:]],
-        )
+        done = [float(cell == goal) for cell in episodes.cells[1:, b].tolist()]
         value = [
             float(late[online[:, t].argmax(), t] if double else late[:, t].max())
-            for t in range(1, len(cells))
+            for t in range(1, len(done) + 1)
         ]
-        value = [min(max(v, -phi[cell]), most - phi[cell]) for v, cell in zip(value, cells[1:])]
         greedy = [
-            float(online[action, t] == online[:, t].max()) for t, action in enumerate(actions)
+            float(online[action, t] == online[:, t].max())
+            for t, action in enumerate(episodes.actions[:, b].tolist())
         ]
+        reward = episodes.reward[:, b].tolist()
         columns.append(lambda_targets(reward, done, value, greedy, gamma, lam))
     return torch.tensor(columns).t()
 
@@ -223,168 +210,6 @@ def goes_round(cells):
     return False
 
 
-# Networks that think, one maze and one cell at a time. n: what the cells (y, x) are worth, in half
-# steps, a dictionary of those that have a value. kind: an array (H, W), 0 open, 1 wall or 2
-# unknown.
-
-GRAIN = 2  # half steps in a step
-
-
-def kind_at(kind, y, x):
-    """Outside is wall."""
-    inside = 0 <= y < kind.shape[0] and 0 <= x < kind.shape[1]
-    return int(kind[y, x]) if inside else 1
-
-
-def look(thinker, gamma, kind, n, y, x):
-    """(Q of the four actions in units of m, m) in a cell; None if nothing in reach has a value."""
-    near = [n.get((y + dy, x + dx)) for dy, dx in [(0, 0), *STEPS]]
-    m = max((worth for worth in near if worth is not None), default=None)
-    if m is None:
-        return None
-    r, kinds = thinker.core.radius, range(1, thinker.kinds)
-    square = [[(y + dy, x + dx) for dx in range(-r, r + 1)] for dy in range(-r, r + 1)]
-    planes = [
-        [[float(kind_at(kind, *cell) == one) for cell in line] for line in square] for one in kinds
-    ]
-    worth = [
-        [min(gamma ** ((m - n[cell]) / GRAIN), gamma**-r) if cell in n else 0.0 for cell in line]
-        for line in square
-    ]
-    x = torch.tensor([*planes, worth], dtype=torch.get_default_dtype())
-    with torch.no_grad():
-        return thinker.core(x[..., None])[:, 0].tolist(), m
-
-
-def rises(thinker, gamma, kind, n, cells):
-    """Which of these cells, all looking at the same moment, would be worth more, and how much."""
-    risen = {}
-    for cell in cells:
-        seen = look(thinker, gamma, kind, n, *cell)
-        best = min(max(seen[0]), 1.0) if seen else 0.0
-        if best > 0:
-            worth = seen[1] + round(math.log(best) / math.log(1 / gamma) * GRAIN)
-            if cell not in n or worth > n[cell]:
-                risen[cell] = worth
-    return risen
-
-
-def open_cells(kind, goal):
-    """All but walls and the goal, as (y, x)."""
-    return [(y, x) for y, x in np.ndindex(kind.shape) if kind[y, x] != 1 and (y, x) != goal]
-
-
-def think(thinker, gamma, kind, goal, looks=0):
-    """n as the network finds it: who rises wakes the neighbours; when all are asleep, all look."""
-    goal = divmod(int(goal), kind.shape[1])
-    n, cells, looked = {goal: GRAIN}, open_cells(kind, goal), 1
-
-    def awake(risen):
-        woken = {
-            (y + dy, x + dx)
-            for y, x in risen
-            for dy, dx in STEPS
-            if n.get((y + dy, x + dx), -math.inf) < n[y, x]
-        }
-        return [cell for cell in woken if kind_at(kind, *cell) != 1]
-
-    looking = awake([goal])
-    while not looks or looked < looks:
-        everyone = not looking
-        risen = rises(thinker, gamma, kind, n, cells if everyone else looking)
-        if everyone and not risen:
-            break
-        n.update(risen)
-        looking, looked = awake(risen), looked + 1
-    return n
-
-
-def think_in_any_order(thinker, gamma, kind, goal, chance):
-    """n where the cells look one after another, in random order, until none of them rises."""
-    goal = divmod(int(goal), kind.shape[1])
-    n, cells, changed = {goal: GRAIN}, open_cells(kind, goal), True
-    while changed:
-        changed = False
-        for i in chance.permutation(len(cells)):
-            risen = rises(thinker, gamma, kind, n, [cells[i]])
-            n.update(risen)
-            changed |= bool(risen)
-    return n
-
-
-def thinker_of(core, gamma, looks=0, kinds=2):
-    """A network that thinks with this core."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.CORES, "given", lambda *_: core)
-        return model.Thinker("given", 0, gamma, looks, kinds)
-
-
-class Exact(torch.nn.Module):
-    """A core that has nothing to learn: gamma times what the cell is worth that a move leads to."""
-
-    def __init__(self, gamma, radius=1):
-        super().__init__()
-        self.gamma, self.radius, self.block = gamma, radius, 7  # blocks smaller than a maze
-
-    def forward(self, x):
-        r = self.radius
-        ways = [(x[0, r + dy, r + dx], x[-1, r + dy, r + dx]) for dy, dx in STEPS]
-        found = [torch.where(wall > 0, x[-1, r, r], worth) for wall, worth in ways]
-        return self.gamma * torch.stack(found)
-
-
-@torch.no_grad()
-def make_exact(network):
-    """Sets the weights of a VIN by hand, so that p is 1 where the way is open, else 0."""
-    core = network.core
-    for weights in core.parameters():
-        weights.zero_()
-    for action, place in enumerate((1, 7, 3, 5)):  # in the first plane, which says what is wall
-        core.hidden.weight[action, place] = -1
-        core.hidden.bias[action] = 1
-        core.p.weight[action, action] = 100
-    core.p.bias.fill_(-50)
-    return network
-
-
-def thinker_targets(q, q_target, n, episodes, gamma, lam, double):
-    """Of networks that think: the target of each step (T, B), in units of m, and which steps count.
-
-    In absolute values, double precision, from the last step to the first. q, q_target (4, T + 1, B)
-    are in units of m; n (H, W, B): what the cells are worth to the target network; -inf: nothing.
-    """
-    (steps, b), (h, w, _) = episodes.actions.shape, n.shape
-    targets = torch.zeros(steps, b, dtype=torch.float64)
-    counts = torch.zeros(steps, b, dtype=torch.bool)
-    for i in range(b):
-        goal, cells = int(episodes.mazes.goal[i]), episodes.cells[:, i].tolist()
-        m, value = [], []
-        for t, cell in enumerate(cells):
-            y, x = divmod(cell, w)
-            near = [(y + dy, x + dx) for dy, dx in [(0, 0), *STEPS]]
-            near = [n[y, x, i].item() for y, x in near if 0 <= y < h and 0 <= x < w]
-            # On half of the steps it is as at the first look: only what is worth more counts.
-            least = near[0] if (t + i) % 2 == 0 else -math.inf
-            m.append(max((worth for worth in near if worth > least), default=-math.inf))
-            if t < steps:
-                worth = n.flatten(0, 1)[cells[t + 1], i].item()
-                value.append(gamma ** (-worth / GRAIN) if worth > least else 0.0)
-        for t in range(steps if double else 0):
-            there = q_target[:, t + 1, i]
-            chosen = max(0.0, there[q[:, t + 1, i] == q[:, t + 1, i].max()].max().item())
-            value[t] *= chosen / max(1e-3, there.max().item())
-        reward = [float(there == goal != here) for here, there in zip(cells, cells[1:])]
-        done = [float(cell == goal) for cell in cells[1:]]
-        greedy = [
-            float(q[action, t, i] == q[:, t, i].max())
-            for t, action in enumerate(episodes.actions[:, i].tolist())
-        ]
-        for t, target in enumerate(lambda_targets(reward, done, value, greedy, gamma, lam)):
-            counts[t, i] = cells[t] != goal and m[t] > -math.inf
-            targets[t, i] = target * gamma ** (m[t] / GRAIN) if counts[t, i] else 0.0
-    return targets, counts
-
-
 # Agents with a Q of their own, in place of a network
 
 
@@ -397,33 +222,37 @@ class Table(torch.nn.Module):
         super().__init__()
         self.table = torch.nn.Parameter(q.float())
 
-    def think(self, mazes):
-        q, b = self.table.detach(), len(mazes.goal)
-        if q.dim() == 3:
-            return Opinion(q[..., None].expand(-1, -1, -1, b), lambda cells, lanes=None: (cells,))
-        lane = torch.arange(b)
-        return Opinion(q, lambda cells, lanes=slice(None): (cells * b + lane[lanes],))
+    def begin(self, mazes, most_looks=None):
+        return Opinion(self.table.detach(), mazes)
 
-    def q(self, seen, steps=None):
-        at = seen[0] if steps is None else seen[0].flatten()[steps]
+    def q(self, episodes, steps=None):
+        at = episodes.seen[0] if steps is None else episodes.seen[0].flatten()[steps]
         return self.table.flatten(1)[:, at]
 
-    def log2_m(self, seen):
-        return torch.zeros(seen[0].shape)
+    def counts(self, episodes, parts):
+        return episodes.cells[:-1] != episodes.mazes.goal
 
-    def next_value(self, seen, log2_m, choice=None):
-        q = self.q(seen)
-        return (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
+    def next_value(self, episodes, choice=None):
+        q = self.q(episodes)
+        value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
+        return value * (episodes.cells[1:] != episodes.mazes.goal)
 
 
 class Opinion:
-    """What an agent holds of mazes, found without thinking."""
+    """What a Table holds of mazes. What it sees is the place of its q in the table."""
 
-    def __init__(self, q, along):
-        self.q, self.along = q, along
+    def __init__(self, table, mazes):
+        self.shared, self.b = table.dim() == 3, len(mazes.goal)
+        self.table = table[..., None].expand(*table.shape, self.b) if self.shared else table
 
-    def q_values(self):
-        return self.q
+    def q(self):
+        return self.table
+
+    def greedy(self):
+        return self.table.argmax(0).to(torch.uint8)
+
+    def seen(self, cells):
+        return cells[None] if self.shared else (cells * self.b + torch.arange(self.b))[None]
 
 
 class Stepwise(torch.nn.Module):
@@ -435,47 +264,34 @@ class Stepwise(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def begin(self, mazes, learning=False):
-        return Steps(self.network.think(mazes))
+    def begin(self, mazes, most_looks=None):
+        return Steps(self.network.begin(mazes, most_looks))
 
-    def q(self, seen, steps=None):
-        return self.network.q(seen, steps)
+    def q(self, episodes, steps=None):
+        return self.network.q(episodes, steps)
 
-    def log2_m(self, seen):
-        return self.network.log2_m(seen)
+    def counts(self, episodes, parts):
+        return self.network.counts(episodes, parts)
+
+    def next_value(self, episodes, choice=None):
+        return self.network.next_value(episodes, choice)
 
 
 class Steps:
-    def __init__(self, opinion):
-        self.opinion, self.along = opinion, opinion.along
+    def __init__(self, sight):
+        self.sight, self.cells = sight, []
 
-    def see(self, cells):
-        return model.along(self.opinion.q, cells[None])[:, 0]
+    def act(self, cells):
+        self.cells.append(cells)
+        return maze.along(self.sight.q(), cells[None])[:, 0].argmax(0)
+
+    def seen(self, cells):
+        return self.sight.seen(torch.stack(self.cells))
+
+    def q(self):
+        return maze.along(self.sight.q(), torch.stack(self.cells))
 
 
 def walked(mazes, q, steps, epsilon=None, generator=None):
     """The episodes of an agent with this q (4, H, W, B)."""
     return main.rollout(Table(q), mazes, steps, epsilon, generator)[0]
-
-
-def td_error(online, target, seen, episodes, *how):
-    """(Q(s, a) minus its target in each step, which steps count), both (T, B); how: see
-    `model.td_targets`."""
-    td_target, counts = model.td_targets(online, target, seen, episodes, *how)
-    return online.q(seen)[:, :-1].gather(0, episodes.actions[None])[0] - td_target, counts
-
-
-def update(online, target, optimizer, episodes, seen, weight=None):
-    """One `main.update` on all of these episodes: (loss, norm of the gradient, TD errors (T,
-    B))."""
-    most = main.bounds(main.NOVELTY, main.MAX_EP_LENGTH)
-    td_target, counts = model.td_targets(
-        online, target, seen, episodes, main.GAMMA, main.LAMBDA, main.DOUBLE, most
-    )
-    ((_, steps),) = main.minibatches(counts, 1)
-    weight = torch.ones(counts.shape[1]) if weight is None else weight
-    by_step = [
-        x.flatten()[steps] for x in (episodes.actions, td_target, weight.expand_as(td_target))
-    ]
-    loss, norm, error = main.update(online, optimizer, seen, steps, *by_step)
-    return loss, norm, torch.zeros(counts.numel()).index_copy(0, steps, error).view(counts.shape)

@@ -1,5 +1,6 @@
+"""The command line: solving, proving, what is refused, and how commands end."""
+
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 import reference
 import torch
+from test_runs import exact, quick, right_answers, runs  # noqa: F401
 
 import main
 import maze
 import model
-from support import mazefile, solving
+from support import mazefile
 from support.agents import build
-from support.checkpoint import save_checkpoint
-from support.window import MEMORIES
+from support.files import save_checkpoint
 
 MAZES = """\
 S...
@@ -44,113 +45,151 @@ def mazes(tmp_path):
 
 
 def checkpoint(path, network, **settings):
-    settings = main.config() | dict(MODEL="vin", WIDTH=4, GRID=8) | settings
-    save_checkpoint(str(path), network, settings)
+    save_checkpoint(str(path), network, main.config() | dict(MODEL="linear") | settings)
     return f"CHECKPOINT={path}"
-
-
-def said_lines(text):
-    return [line for line in text.splitlines() if line]
 
 
 # Solving
 
 
 def test_solve_prints_walks_and_verdicts(tmp_path, mazes, capsys):
-    exact = checkpoint(tmp_path / "exact.pt", reference.make_exact(model.Thinker("vin", 4, 0.5)))
-    assert main.main(["solve", mazes, exact, "DEVICE=cpu"]) == 0
-    out, err = capsys.readouterr()
-    said = said_lines(out)
-    assert not err
-    assert said[:4] == ["S***", "###*", "G***", "maze 1: solved in 8 steps (shortest 8)"]
-    assert said[4:6] == ["S#G", "maze 2: unreachable"]
-    assert said[6] == "#S." and said[10] == "maze 3: solved in 3 steps (shortest 3)"
-    assert "".join(said[6:10]).count("*") == 2
-    assert said[11:] == [
-        ".....",
-        "SG...",
-        "maze 4: solved in 1 steps (shortest 1)",
-        "solved 3 of 4, by a shortest path 3",
-    ]
+    assert main.main(["solve", mazes, checkpoint(tmp_path / "exact.pt", exact())]) == 0
+    said = capsys.readouterr().out.split("\n\n")
+    assert said[0] == "S***\n###*\nG***\nmaze 1: solved in 8 steps (shortest 8)"
+    assert said[1] == "S#G\nmaze 2: unreachable"
+    assert said[2].endswith("maze 3: solved in 3 steps (shortest 3)") and said[2].count("*") == 2
+    assert said[3] == ".....\nSG...\nmaze 4: solved in 1 steps (shortest 1)"
+    assert said[4] == "solved 3 of 4, by a shortest path 3\n"
 
 
 def test_solve_says_when_the_agent_fails_or_takes_a_detour(tmp_path, mazes, capsys):
-    """It holds that one can never go left, and right only along a wall above."""
-    network = reference.make_exact(model.Thinker("vin", 4, 0.5))
-    with torch.no_grad():
-        network.core.p.weight[2] = 0
-        network.core.hidden.weight[3, 1], network.core.hidden.bias[3] = 1, 0
-    limping = checkpoint(tmp_path / "limping.pt", network)
-    assert main.main(["solve", mazes, limping, "DEVICE=cpu"]) == 0
-    said = said_lines(capsys.readouterr().out)
-    assert said[:4] == ["S...", "###.", "G...", "maze 1: not solved in 9 steps (shortest 8)"]
-    assert said[4:6] == ["S#G", "maze 2: unreachable"]
-    assert said[6:11] == ["#S*", "..*", "..G", "...", "maze 3: solved in 3 steps (shortest 3)"]
-    assert said[11:14] == ["**...", "SG...", "maze 4: solved in 3 steps (shortest 1)"]
-    assert said[14:] == ["solved 2 of 4, by a shortest path 1"]
+    """It never goes left; and to the right, where that is best, only if it can't go up."""
+    agent, right, up = exact(), right_answers(), np.arange(4**8) >> 2 & 3
+    agent.action[agent.action == 2] = 3
+    agent.action[right[3] == right.max(0)] = 3
+    agent.action[(agent.action == 3) & torch.from_numpy(up > 0)] = 0
+    assert main.main(["solve", mazes, checkpoint(tmp_path / "limping.pt", agent)]) == 0
+    said = capsys.readouterr().out.split("\n\n")
+    assert said[0] == "S***\n###*\nG..*\nmaze 1: not solved in 9 steps (shortest 8)"
+    assert said[2] == "#S*\n..*\n..G\n...\nmaze 3: solved in 3 steps (shortest 3)"
+    assert said[3] == "**...\nSG...\nmaze 4: solved in 3 steps (shortest 1)"
+    assert said[4] == "solved 2 of 4, by a shortest path 1\n"
 
 
-def test_solve_with_the_agent_of_a_run(trained, tmp_path, capsys):
-    folder, _ = trained
-    generator = torch.Generator().manual_seed(1)
-    drawn = maze.draw(maze.make_mazes(30, 12, generator), 12, 0.9, 100, "random", generator)
-    texts = [
-        mazefile.FileMaze(drawn.walls[..., i].numpy(), int(drawn.start[i]), int(drawn.goal[i]))
-        for i in range(30)
-    ]
-    (tmp_path / "mazes.txt").write_text("\n\n".join(solving.draw(text) for text in texts) + "\n")
-    assert (
-        main.main(["solve", str(tmp_path / "mazes.txt"), f"OUT_DIR={folder / 'out'}", "DEVICE=cpu"])
-        == 0
-    )
-    said = said_lines(capsys.readouterr().out)
-    assert len(said) == 30 * 13 + 1
-    solved = optimal = 0
-    for i, text in enumerate(texts):
-        shown, verdict = "".join(said[13 * i : 13 * i + 12]), said[13 * i + 12]
-        shortest = reference.distances(text.walls, text.goal).flat[text.start]
-        assert shown.replace("*", ".") == solving.draw(text).replace("\n", "")
-        walked = np.array([cell in "*SG" for cell in shown]).reshape(12, 12)
-        way = reference.distances(~walked, text.goal).flat[text.start]
-        match = re.fullmatch(
-            rf"maze {i + 1}: (solved|not solved) in (\d+) steps \(shortest {shortest}\)", verdict
-        )
-        steps = int(match[2])
-        if match[1] == "solved":
-            assert shortest <= way <= steps
-            solved, optimal = solved + 1, optimal + (steps == shortest)
-    assert said[-1] == f"solved {solved} of 30, by a shortest path {optimal}"
-    assert solved >= 15
+def test_the_agent_of_a_run_solves_every_maze_by_a_shortest_path(trained, tmp_path, capsys):
+    """Of other sizes than it was trained on, with loops or not."""
+    texts = []
+    for grid, difficulty in (12, 0.9), (21, 1.0), (9, 0.3):
+        chance = torch.Generator().manual_seed(1)
+        packed = maze.make_mazes(15, grid, chance)
+        drawn = maze.draw(packed, grid, difficulty, 1000, "random", chance)
+        for walls, start, goal in zip(drawn.walls.unbind(-1), drawn.start, drawn.goal):
+            texts.append(mazefile.FileMaze(walls.numpy(), int(start), int(goal)))
+    written = [mazefile.as_text(text) for text in texts]
+    (tmp_path / "mazes.txt").write_text("\n\n".join(written) + "\n")
+    place = f"OUT_DIR={trained[0] / 'out'}"
+    assert main.main(["solve", str(tmp_path / "mazes.txt"), place]) == 0
+    *said, last = capsys.readouterr().out.strip().split("\n\n")
+    assert last == "solved 45 of 45, by a shortest path 45"
+    for number, (shown, text, plain) in enumerate(zip(said, texts, written, strict=True), 1):
+        shown, _, verdict = shown.rpartition("\n")
+        steps = reference.distances(text.walls, text.goal).flat[text.start]
+        assert verdict == f"maze {number}: solved in {steps} steps (shortest {steps})"
+        assert shown.replace("*", ".") == plain and shown.count("*") == steps - 1
+        walked = np.array([[cell in "*SG" for cell in row] for row in shown.split("\n")])
+        assert reference.distances(~walked, text.goal).flat[text.start] == steps
 
 
 AGENTS = [dict(MODEL=name) for name in model.CORES] + [dict(MODEL="cnn", LOOKS=3)]
-AGENTS += [dict(VISION=2, MEMORY=memory) for memory in MEMORIES]
+AGENTS += [dict(VISION=2, MEMORY=memory) for memory in ("none", "trail", "gru", "map")]
 
 
-@pytest.mark.parametrize("agent", AGENTS, ids=str)
-def test_every_agent_walks_mazes_of_any_size(tmp_path, mazes, agent, capsys):
-    """One that has learned nothing, and knows a goal when it is beside it at best."""
-    settings = dict(MODEL="mlp", WIDTH=4, GRID=8) | agent
-    fresh = checkpoint(tmp_path / "fresh.pt", build(main.config() | settings), **settings)
-    assert main.main(["solve", mazes, fresh, "DEVICE=cpu"]) == 0
-    said = said_lines(capsys.readouterr().out)
-    verdicts = [line for line in said if line.startswith("maze ")]
-    for verdict, shortest in zip(verdicts, (8, None, 3, 1), strict=True):
-        assert (
-            "unreachable" in verdict
-            if shortest is None
-            else re.fullmatch(
-                rf"maze \d: (not )?solved in \d+ steps \(shortest {shortest}\)", verdict
-            )
-        )
-    assert re.fullmatch(r"solved \d of 4, by a shortest path \d", said[-1])
+def test_every_agent_walks_mazes_of_any_size(tmp_path, mazes, capsys):
+    """One that has learned nothing."""
+    for agent in AGENTS:
+        settings = dict(MODEL="mlp", WIDTH=4) | agent
+        fresh = build(main.config() | settings).eval()
+        fresh = checkpoint(tmp_path / "fresh.pt", fresh, **settings)
+        assert main.main(["solve", mazes, fresh, f"OUT_DIR={tmp_path}"]) == 0
+        said = capsys.readouterr().out
+        verdicts = re.findall(r"maze \d: (?:not )?solved in \d+ steps \(shortest (\d+)\)", said)
+        assert verdicts == ["8", "3", "1"] and said.count("maze 2: unreachable") == 1
+        assert re.search(r"\nsolved \d of 4, by a shortest path \d\n$", said)
+
+
+# Proving
+
+
+ACTIONS = "up", "down", "left", "right"
+
+
+def test_prove_says_in_one_sentence_what_is_proved(trained, tmp_path, capsys):
+    assert main.main(["prove", f"OUT_DIR={trained[0] / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("proved: of the 65,536") and said.count("\n") == 1
+    network = build(main.config() | dict(MODEL="linear", VISION=2, MEMORY="map"))
+    network.thinker = exact()
+    planner = checkpoint(tmp_path / "map.pt", network, VISION=2, MEMORY="map")
+    assert main.main(["prove", planner]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("proved for its planner") and "every maze" not in said
+    few = checkpoint(tmp_path / "few.pt", exact(looks=5), LOOKS=5)
+    assert main.main(["prove", few]) == 1
+    assert "LOOKS=5" in (said := capsys.readouterr().out) and not said.startswith("proved")
+    window = build(main.config() | dict(VISION=2))
+    window = checkpoint(tmp_path / "window.pt", window, VISION=2, MODEL="mlp")
+    assert main.main(["prove", window]) == 2
+    out, err = capsys.readouterr()
+    assert not out and "does not think" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["change", "action"])
+def test_prove_checks_the_saved_numbers_and_shows_the_first_wrong_views(tmp_path, name, capsys):
+    """Of an agent whose weights are right: one or five views are wrong in what it saved."""
+    right, chance = right_answers(), np.random.default_rng(0)
+    for number in 1, 5:
+        agent = exact()
+        # not all actions are alike there
+        views = np.sort(chance.choice(np.flatnonzero(np.ptp(right, 0)), number, replace=False))
+        for view in views.tolist():
+            if name == "change":
+                agent.change[view] += int(chance.choice([-2, -1, 1, 2]))
+            else:
+                agent.action[view] = int(right[:, view].argmin())
+        assert main.main(["prove", checkpoint(tmp_path / "a.pt", agent)]) == 1
+        out, err = capsys.readouterr()
+        first, *rows = out.splitlines()
+        assert not err and first.startswith(f"not proved: {number} of the 65,536 ")
+        assert len(rows) == 3 * min(3, number)
+        for i, view in enumerate(views[:3].tolist()):
+            cells, notes = zip(*((row[4:9].split(), row[13:]) for row in rows[3 * i : 3 * i + 3]))
+            cells = [cell for row in cells for cell in row]
+            assert cells.pop(4) == "o"
+            assert sum("#-=+".index(cell) << 2 * k for k, cell in enumerate(cells)) == view
+            says, wants, _ = notes
+            q = [float(value) for value in re.findall(r"[-+]\d\.\d\d", says)]
+            assert q == pytest.approx(right[:, view], abs=0.006)
+            change, action = int(agent.change[view]), ACTIONS[agent.action[view]]
+            assert says.endswith(f"V changes by {change:+d}, it goes {action}")
+            best = right[:, view].max()
+            values = [int(value) for value in re.findall(r" ([-+]\d)", wants.split(";")[0])]
+            ways = " or ".join(a for a, value in zip(ACTIONS, right[:, view]) if value == best)
+            assert values == right[:, view].tolist()
+            assert wants.endswith(f"V changes by {best:+d}, it goes {ways}")
+
+
+def test_the_saved_numbers_are_what_acts(tmp_path, capsys):
+    (tmp_path / "mazes.txt").write_text("S.G\n")
+    agent = exact()
+    beside = sum((1 << 2 * 3, 3 << 2 * 4))  # walls above and below, farther left, nearer right
+    assert agent.action[beside] == 3
+    agent.action[beside] = 2
+    limping = checkpoint(tmp_path / "limping.pt", agent)
+    assert main.main(["solve", str(tmp_path / "mazes.txt"), limping]) == 0
+    assert "not solved in 3 steps (shortest 2)" in capsys.readouterr().out
 
 
 # Errors
-
-
-def outputs(folder):
-    return [f"OUT_DIR={folder / 'out'}", f"PLOT_FILE={folder / 'plot.png'}"]
 
 
 def refused(arguments, wanted, folder, digests, capsys):
@@ -159,248 +198,157 @@ def refused(arguments, wanted, folder, digests, capsys):
     before = digests(folder)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        assert main.main(arguments) == 2
+        assert main.main(arguments) == 2, arguments
     assert not heard, heard[0].message
-    out, err = capsys.readouterr()
+    err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and err.endswith("\n") and "Traceback" not in err
     assert all(text in err for text in wanted), err
     assert digests(folder) == before
 
 
-WRONG = [
-    ("GRIDD=8", "'GRIDD'", "GRID?"),
-    ("model=cnn", "'model'", "MODEL?"),
-    ("XYZZY=1", "'XYZZY'"),
-    ("HELD_OUT_SEED=1", "'HELD_OUT_SEED'"),
-    ("cnn", "'cnn'", "KEY=VALUE"),
-    ("--help", "'--help'"),
-    ("SEED=abc", "SEED=abc", "whole number"),
-    ("SEED=1.5", "SEED=1.5", "whole number"),
-    ("SEED=inf", "SEED=inf", "whole number"),
-    ("BSZ=", "BSZ=", "whole number"),
-    ("LR=fast", "LR=fast", "a number"),
-    ("DOUBLE=maybe", "DOUBLE=maybe", "True or False"),
-    ("BSZ=0", "BSZ=0"),
-    ("BSZ=-5", "BSZ=-5"),
-    ("GRID=3", "GRID=3", "5"),
-    ("GRID=300", "GRID=300", "256"),
-    ("DIFFICULTY=2", "DIFFICULTY=2", "0 to 1"),
-    ("DIFFICULTY=-0.1", "DIFFICULTY=-0.1"),
-    ("DIFFICULTY=0.2 DIFFICULTY_MIN=0.5", "DIFFICULTY_MIN=0.5", "0.2"),
-    ("EPSILON=1.01", "EPSILON=1.01"),
-    ("LAMBDA=1.5", "LAMBDA=1.5", "0 to 1"),
-    ("LAMBDA=nan", "LAMBDA=nan"),
-    ("GAMMA=1", "GAMMA=1"),
-    ("GAMMA=0.99999", "GAMMA=0.99999", "0.9999"),
-    ("GAMMA=1e-200 LAMBDA=0.5", "GAMMA=1e-200", "1e-6"),
-    ("VISION=2 MEMORY=trail NOVELTY=1e300", "NOVELTY=1e+300", "million"),
-    ("OUT_DIR=", "OUT_DIR=", "a folder"),
-    ("solve mazes.txt OUT_DIR=", "OUT_DIR=", "a folder"),
-    ("LR=0", "LR=0"),
-    ("LR=inf", "LR=inf"),
-    ("MODEL=foo", "MODEL=foo", "vin", "cnn", "mlp"),
-    ("REPLAY=on", "REPLAY=on", "uniform"),
-    ("GOAL=left", "GOAL=left", "corner"),
-    ("CURRICULUM=x", "CURRICULUM=x", "adaptive"),
-    ("SEED=-1", "SEED=-1"),
-    ("SEED=4294967296", "SEED=4294967296"),
-    ("UPDATES=20 BSZ=10", "UPDATES=20", "BSZ=10"),
-    ("REPLAY=uniform REPLAY_SIZE=10", "REPLAY_SIZE=10", "BSZ"),
-    ("MAX_EP_LENGTH=0", "MAX_EP_LENGTH=0"),
-    ("EVAL_EVERY=0", "EVAL_EVERY=0"),
-    ("NUM_EPISODES=0", "NUM_EPISODES=0"),
-    ("DEVICE=toaster", "DEVICE=toaster"),
-    ("DEVICE=meta", "DEVICE=meta"),
-    ("DEVICE=hpu", "DEVICE=hpu"),
-    ("solve mazes.txt DEVICE=meta", "DEVICE=meta"),
-    ("LOOKS=-1", "LOOKS=-1", "0"),
-    ("LOOKS=2.5", "LOOKS=2.5", "whole number"),
-    ("LOOKS=3e9", "LOOKS=3"),
-    ("WIDTH=-1", "WIDTH=-1"),
-    ("WIDTH=0", "WIDTH=0"),
-    ("VISION=16", "VISION=16", "15"),
-    ("VISION=-1", "VISION=-1"),
-    ("THREADS=-1", "THREADS=-1"),
-    ("PRIORITY_ALPHA=2", "PRIORITY_ALPHA=2", "0 to 1"),
-    ("PRIORITY_BETA=nan", "PRIORITY_BETA=nan"),
-    ("NOVELTY=-1", "NOVELTY=-1"),
-    ("MEMORY=x", "MEMORY=x", "trail", "gru", "map"),
-    ("SHAPING=x", "SHAPING=x", "manhattan", "oracle"),
-    ("solve", "solve FILE"),
-    ("solve SEED=3", "solve FILE"),
-    ("solve mazes.txt GRIDD=8", "'GRIDD'"),
-    # Each right by itself, but not together: the line names both, and what to choose.
-    ("VISION=2 MODEL=vin", "VISION=2", "MODEL=vin", "choose MODEL=mlp", "MEMORY=map"),
-    ("VISION=2 MODEL=cnn", "VISION=2", "MODEL=cnn", "choose MODEL=mlp"),
-    ("VISION=2 MODEL=attention MEMORY=gru", "VISION=2", "MODEL=attention", "choose MODEL=mlp"),
-    ("VISION=2 MODEL=vin MEMORY=trail", "VISION=2", "MODEL=vin", "choose MODEL=mlp"),
-    ("MEMORY=trail MODEL=mlp", "MEMORY=trail", "VISION", "choose VISION=2", "MEMORY=none"),
-    ("MEMORY=map", "MEMORY=map", "VISION", "choose VISION=2"),
-    *[
-        (f"{agent} {wrong}", wrong, "thinks" if "SHAPING" in wrong else "think", "VISION=2")
-        for agent in ("MODEL=vin", "MODEL=cnn", "VISION=2 MEMORY=map")
-        for wrong in ("SHAPING=oracle", "SHAPING=manhattan", "NOVELTY=0.1")
-    ],
-    ("VISION=2 MEMORY=map COMPASS=False", "MEMORY=map", "COMPASS=True"),
-    ("COMPASS=False", "COMPASS=False", "VISION", "choose VISION=2", "COMPASS=True"),
+# Arguments, and what is said, parted by |: words of it.
+WRONG = """
+GRIDD=8 | 'GRIDD' | GRID?
+model=cnn | 'model' | MODEL?
+XYZZY=1 | 'XYZZY' | top of main.py
+cnn | 'cnn' | KEY=VALUE
+LR=fast | a number
+DOUBLE=maybe | True or False
+GRID=300 | 5 to 256
+DIFFICULTY=0.2 DIFFICULTY_MIN=0.5 | DIFFICULTY_MIN=0.5 | 0.2
+VISION=2 LAMBDA=1.5 | 0 to 1
+VISION=2 GAMMA=1 | STEP_REWARD=0 | choose GAMMA=
+VISION=2 GOAL_REWARD=0 | STEP_REWARD=0 | choose GOAL_REWARD=1
+VISION=2 NOVELTY=1e300 | NOVELTY=1e+300 | million
+VISION=2 LOOKS=3 | choose MEMORY=map
+OUT_DIR= | a folder
+solve mazes.txt OUT_DIR= | a folder
+MODEL=vin | linear or mlp or cnn or attention
+UPDATES=20 BSZ=10 | UPDATES=20
+REPLAY=uniform REPLAY_SIZE=10 | BSZ
+VISION=16 | 15
+solve | solve FILE
+solve mazes.txt GRIDD=8 | 'GRIDD'
+prove mazes.txt | 'mazes.txt' | KEY=VALUE
+VISION=2 MEMORY=gru MODEL=cnn | VISION=2 | choose MODEL=mlp | MEMORY=map
+MEMORY=trail | VISION | choose VISION=2 | MEMORY=none
+VISION=2 MEMORY=map COMPASS=False | MEMORY=map | COMPASS=True
+COMPASS=False | VISION | choose VISION=2 | COMPASS=True
+""".strip().splitlines()
+WRONG += [
+    f"{wrong} | whole number" for wrong in "SEED=abc SEED=1.5 SEED=inf BSZ= LOOKS=2.5".split()
 ]
+WRONG += (
+    "HELD_OUT_SEED=1;AGENTS=1;SEED=-1;SEED=4294967295;BSZ=0;BSZ=1e19;LR=0;LR=inf;GRID=3;THREADS=-1;"
+    "DIFFICULTY=2;EPSILON=nan;VISION=2 GAMMA=1.1;VISION=2 GAMMA=1e-200;VISION=2 STEP_REWARD=1;"
+    "REPLAY=on;CURRICULUM=x;MEMORY=x;EVAL_EVERY=0;WIDTH=0;DEVICE=toaster;"
+    "solve mazes.txt DEVICE=meta"
+).split(";")
+# What an agent that thinks does not take, and a word of the reason; an agent with a window does.
+NOT_FOR_THINKERS = {
+    "GAMMA=0.9": "discounts",
+    "LAMBDA=0.5": "return over several steps",
+    "DOUBLE=True": "comes from thinking",
+    "SHAPING=manhattan": "potential",
+    "SHAPING=oracle": "potential",
+    "NOVELTY=0.1": "a cell does not see",
+    "STEP_REWARD=-2": "a step costs 1",
+    "GOAL_REWARD=1": "value of the goal, 0",
+}
 
 
-@pytest.mark.parametrize(
-    "arguments, wanted", [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG]
-)
-def test_wrong_settings_are_refused_and_nothing_is_touched(
-    trained, arguments, wanted, digests, capsys
-):
+def test_wrong_settings_are_refused(trained, mazes, monkeypatch, digests, capsys):
+    """And nothing is touched."""
     folder, _ = trained
-    places = [] if "solve" in arguments else outputs(folder)
-    refused(places + arguments.split(), wanted, folder, digests, capsys)
+    monkeypatch.chdir(Path(mazes).parent)
+    folders = [f"OUT_DIR={folder / 'out'}", f"PLOT_FILE={folder / 'plot.png'}"]
+    for row in WRONG:
+        given, *wanted = row.split(" | ")
+        (*_, last), places = given.split(), folders if "=" in given.split()[0] else []
+        wanted += [last.partition("=")[0]] if "=" in last else []
+        refused([*places, *given.split()], wanted, folder, digests, capsys)
+    for wrong, why in NOT_FOR_THINKERS.items():
+        for agent in "MODEL=mlp", "MODEL=linear", "VISION=2 MEMORY=map":
+            wanted = wrong, "think", why, "VISION=2", f"choose {wrong.split('=')[0]}="
+            refused([*folders, *agent.split(), wrong], wanted, folder, digests, capsys)
 
 
-@pytest.mark.parametrize("name", ["MAX_START_DISTANCE", "WIDTH", "BSZ", "MAX_EP_LENGTH", "THREADS"])
-def test_number_that_no_machine_can_count_to_is_refused(tiny, name, digests, capsys):
-    refused([f"{name}=1e19"], [f"{name}=1"], tiny, digests, capsys)
+@pytest.mark.parametrize("taken", NOT_FOR_THINKERS)
+def test_an_agent_with_a_window_takes_what_a_thinker_does_not(quick, taken):
+    small = "NUM_EPISODES=32", "MAX_EP_LENGTH=5", "UPDATES=1", "WIDTH=4"
+    assert runs(quick / "out", "VISION=1", *small, taken) == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_missing_gpu_is_said(trained, digests, capsys):
-    folder, _ = trained
-    refused([*outputs(folder), "DEVICE=cuda"], ["DEVICE=cuda", "cpu"], folder, digests, capsys)
+def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch, digests, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for place in "file", "file/out", "/proc/out":
+        refused([f"OUT_DIR={place}", "DEVICE=cpu"], [place], tmp_path, digests, capsys)
+    for name in "out", "nowhere/plot.png":
+        refused([f"PLOT_FILE={name}"], ["PLOT_FILE"], tmp_path, digests, capsys)
 
 
-@pytest.mark.parametrize("place", ["{}/plot.png", "{}/plot.png/out", "/proc/out"])
-def test_out_dir_that_cannot_be_written_is_refused(trained, place, digests, capsys):
-    folder, _ = trained
-    place = place.format(folder)
-    refused(
-        [f"OUT_DIR={place}", f"PLOT_FILE={folder / 'plot.png'}", "DEVICE=cpu"],
-        [place],
-        folder,
-        digests,
-        capsys,
-    )
+BAD_MAZES = {
+    b"#.G\n...\n": "line 1",
+    b"S.G\n\n..G\n.S.\n.G.\n": "line 5",
+    b"S.G\n.?.\n": "line 2",
+    b"S.G\n.\n": "line 2",
+    b"": "no maze",
+    b"\x00\xff\xfe\x89": "not a text file",
+    b"\x00\x01\x02": "line 1",
+}
 
 
-@pytest.mark.parametrize("name", ["out", "nowhere/plot.png"])
-def test_plot_file_that_cannot_be_written_is_refused_before_training(
-    tiny, monkeypatch, name, digests, capsys
-):
-    (tiny / "out").mkdir()
-    monkeypatch.chdir(tiny)
-    refused([f"PLOT_FILE={name}"], ["PLOT_FILE"], tiny, digests, capsys)
-
-
-BAD_MAZES = [
-    (b"#.G\n...\n", "line 1"),
-    (b"S.G\n\n..G\n.S.\n.G.\n", "line 5"),
-    (b"S.G\n.?.\n", "line 2"),
-    (b"S.G\n.\n", "line 2"),
-    (b"", "no maze"),
-    (b"\x00\xff\xfe\x89", "not a text file"),
-    (b"\x00\x01\x02", "line 1"),
-]
-
-
-@pytest.mark.parametrize("content, wanted", BAD_MAZES)
-def test_malformed_mazes_are_refused_with_the_line(
-    trained, tmp_path, content, wanted, digests, capsys
-):
-    folder, _ = trained
-    (tmp_path / "bad.txt").write_bytes(content)
-    refused(
-        ["solve", str(tmp_path / "bad.txt"), f"OUT_DIR={folder / 'out'}"],
-        ["bad.txt", wanted],
-        folder,
-        digests,
-        capsys,
-    )
-
-
-def test_missing_maze_file_and_directory_are_refused(trained, tmp_path, digests, capsys):
-    folder, _ = trained
-    for path in (tmp_path, tmp_path / "nowhere.txt"):
-        refused(
-            ["solve", str(path), f"OUT_DIR={folder / 'out'}"], [str(path)], folder, digests, capsys
-        )
-
-
-@pytest.mark.parametrize(
-    "name", ["missing.pt", "text.pt", "other.pt", "tensor.pt", "pickle.pt", "folder.pt"]
-)
-def test_missing_and_foreign_checkpoints_are_refused(tmp_path, mazes, name, digests, capsys):
+def test_bad_mazes_and_foreign_checkpoints_are_refused(tmp_path, mazes, digests, capsys):
+    agent = checkpoint(tmp_path / "exact.pt", exact())
+    for content, wanted in BAD_MAZES.items():
+        (tmp_path / "bad.txt").write_bytes(content)
+        bad = ["solve", str(tmp_path / "bad.txt"), agent]
+        refused(bad, ["bad.txt", wanted], tmp_path, digests, capsys)
+    for path in str(tmp_path), str(tmp_path / "nowhere.txt"):
+        refused(["solve", path, agent], [path], tmp_path, digests, capsys)
     (tmp_path / "text.pt").write_text("hello\n")
-    torch.save(dict(weights=torch.ones(3)), tmp_path / "other.pt")
-    torch.save(torch.ones(3), tmp_path / "tensor.pt")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(dict(weights=[1.0])))
-    (tmp_path / "folder.pt").mkdir()
-    arguments = ["solve", mazes, f"CHECKPOINT={tmp_path / name}", "DEVICE=cpu"]
-    refused(
-        arguments,
-        [name, "directory" if name == "folder.pt" else "python main.py"],
-        tmp_path,
-        digests,
-        capsys,
-    )
-
-
-def test_solving_before_training_is_refused(tmp_path, mazes, digests, capsys):
-    refused(
-        ["solve", mazes, f"OUT_DIR={tmp_path / 'no_run'}"],
-        ["no_run", "checkpoint.pt"],
-        tmp_path,
-        digests,
-        capsys,
-    )
+    for name in "missing.pt", "text.pt":
+        for command in ["solve", mazes], ["prove"]:
+            wanted = [name, "python main.py"]
+            refused([*command, f"CHECKPOINT={tmp_path / name}"], wanted, tmp_path, digests, capsys)
+    refused(["solve", "SEED=3"], ["solve FILE"], tmp_path, digests, capsys)
+    refused(["prove", f"OUT_DIR={tmp_path}"], ["checkpoint.pt"], tmp_path, digests, capsys)
 
 
 # As commands
 
 
-def command(folder, *arguments):
-    root = Path(__file__).parent.parent
-    return subprocess.run(
-        [sys.executable, str(root / "main.py"), *arguments],
-        cwd=folder,
-        timeout=100,
-        env=os.environ | dict(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
+SETTINGS = "GRID=8 NUM_EPISODES=64 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL_SAMPLE=10".split()
+
+
+def started(folder, *arguments, **how):
+    """main.py as a command."""
+    command = [sys.executable, str(Path(__file__).parent.parent / "main.py"), *arguments]
+    alone = os.environ | dict(OMP_NUM_THREADS="1")
+    how = dict(stdout=subprocess.PIPE) | how
+    return subprocess.Popen(
+        command, cwd=folder, env=alone, stderr=subprocess.PIPE, text=True, **how
     )
 
 
-def test_commands_for_a_run_and_for_solving(tmp_path, mazes):
-    settings = "GRID=8 NUM_EPISODES=64 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL_SAMPLE=10 DEVICE=cpu".split()
-    done = command(tmp_path, *settings)
-    assert done.returncode == 0 and not done.stderr
-    assert "see out/training_plot.png and out/" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mazes.txt", "out"]
+def test_commands_for_a_run_and_for_a_proof(tmp_path):
+    run = started(tmp_path, *SETTINGS)
+    out, err = run.communicate(timeout=100)
+    assert run.returncode == 0 and not err and "see out/training_plot.png and out/" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {
-        "checkpoint.pt",
-        "metrics.csv",
-        "summary.json",
-        "mazes.npz",
-        "training_plot.png",
-    } <= written
-    done = command(tmp_path, "solve", mazes, "DEVICE=cpu")
-    assert done.returncode == 0 and not done.stderr
-    assert re.fullmatch(r"solved \d of 4, by a shortest path \d", done.stdout.splitlines()[-1])
+    assert {"checkpoint.pt", "metrics.csv", "mazes.npz", "training_plot.png"} <= written
+    proof = started(tmp_path, "prove")
+    out, err = proof.communicate(timeout=100)
+    assert proof.returncode == 1 and not err and out.startswith("not proved: ")
 
 
 def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(tmp_path):
     """Ctrl-C ends the `tee` of `python main.py | tee log`, too."""
     reader, writer = os.pipe()
-    settings = (
-        "NUM_EPISODES=320 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL_SAMPLE=10 EVAL_EVERY=1"
-    )
-    run = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent.parent / "main.py"), *settings.split()],
-        cwd=tmp_path,
-        env=os.environ | dict(OMP_NUM_THREADS="1"),
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = started(tmp_path, *SETTINGS, "NUM_EPISODES=640", "EVAL_EVERY=1", stdout=writer)
     os.close(writer)
     assert os.read(reader, 1)
     os.close(reader)
@@ -410,18 +358,10 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(tmp_path):
     assert (tmp_path / "out" / "summary.json").exists()
 
 
-def test_wrong_command_ends_with_status_2(tmp_path, mazes, digests):
-    before = digests(tmp_path)
-    done = command(tmp_path, "solve", mazes, "DEVICE=cpu")
-    assert done.returncode == 2 and not done.stdout
-    assert len(done.stderr.splitlines()) == 1 and "checkpoint.pt" in done.stderr
-    assert digests(tmp_path) == before
-
-
-def test_profile_prints_and_saves_the_slowest_calls(tiny, capsys):
-    assert main.main(["PROFILE=True", "NUM_EPISODES=64"]) == 0
+def test_profile_prints_and_saves_the_slowest_calls(quick, capsys):
+    assert runs(quick / "out", "PROFILE=True", "NUM_EPISODES=32") == 0
     assert "cumulative" in capsys.readouterr().out
-    assert (tiny / "out" / "training_stats").stat().st_size > 1000
+    assert (quick / "out" / "training_stats").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("word", ["help", "-h", "--help"])
@@ -429,4 +369,5 @@ def test_who_asks_for_help_gets_the_usage(capsys, word):
     with pytest.raises(SystemExit) as ended:
         main.main([word])
     assert ended.value.code == 0
-    assert "python main.py solve FILE" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "python main.py solve FILE" in said and "python main.py prove" in said

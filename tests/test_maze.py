@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest, chisquare
 
 import maze
-from support import mapper, mazefile, metrics, solving
+from support import mazefile
 from support.errors import UserError
 
 
@@ -20,53 +20,39 @@ def one_by_one(walls):
     return np.moveaxis(walls.numpy(), -1, 0)
 
 
+def each(x, function):
+    """function(walls, goal) of each maze, stacked along the last axis."""
+    return np.stack([function(*one) for one in zip(one_by_one(x.walls), x.goal.tolist())], -1)
+
+
 # Generation
 
 
-@pytest.mark.parametrize("grid", [5, 6, 8, 15, 16, 31])
-def test_perfect_mazes_are_spanning_trees(grid):
-    for walls in one_by_one(maze.carve(40, grid, seeded())):
-        joined = reference.graph(walls)
-        assert nx.is_connected(joined)
-        assert joined.number_of_edges() == joined.number_of_nodes() - 1
+@pytest.mark.parametrize("grid", [5, 6, 15, 16, 31])
+def test_perfect_mazes_are_spanning_trees_of_the_rooms(grid):
+    carved, side = maze.carve(20, grid, seeded()), (grid + 1) // 2
+    assert carved.shape == (grid, grid, 20) and carved.dtype == torch.bool
+    assert not carved[: 2 * side : 2, : 2 * side : 2].any()  # the rooms are open
+    assert carved[1::2, 1::2].all()  # between four rooms stands a pillar
+    assert grid % 2 or (carved[-1].all() and carved[:, -1].all())
+    assert all(nx.is_tree(reference.graph(walls)) for walls in one_by_one(carved))
 
 
-@pytest.mark.parametrize("grid", [5, 6, 15, 16])
-def test_rooms_are_open_and_pillars_and_the_even_edge_are_wall(grid):
-    walls = maze.unpack(maze.make_mazes(50, grid, seeded()), grid, grid)
-    side = (grid + 1) // 2
-    assert not walls[: 2 * side : 2, : 2 * side : 2].any()
-    assert walls[1::2, 1::2].all()
-    assert ((~walls).sum((0, 1)) == 2 * side**2 - 1).all()
-    if grid % 2 == 0:
-        assert walls[-1].all() and walls[:, -1].all()
-
-
-def test_mazes_differ_from_one_another_and_by_seed():
-    first, again, other = (
-        maze.fingerprints(maze.make_mazes(500, 16, seeded(seed))) for seed in (1, 1, 2)
-    )
-    assert first == again
-    assert len(set(first + other)) == 1000
-
-
-@pytest.mark.parametrize("n", [1, 6, 7, 8, 20])
-def test_chunks_make_as_many_mazes_all_different(n):
-    packed = maze.make_mazes(n, 15, seeded(), chunk=7)
-    assert packed.shape == (math.ceil(15 * 15 / 8), n)
-    assert len(set(maze.fingerprints(packed))) == n
+@pytest.mark.parametrize("n", [1, 7, 8, 20])
+def test_chunks_make_as_many_mazes_all_different_and_the_same_by_the_same_seed(n):
+    packed, again, other = (maze.make_mazes(n, 15, seeded(s), chunk=7) for s in (1, 1, 2))
+    assert packed.shape == (math.ceil(15 * 15 / 8), n) and torch.equal(packed, again)
+    assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 2 * n
 
 
 def test_trees_come_with_the_chances_of_depth_first_search():
     n, chances = 50_000, reference.dfs_trees(3)
+    packed, counts = maze.make_mazes(n, 5, seeded()).unique(dim=1, return_counts=True)
     seen = dict.fromkeys(chances, 0)
-    for walls in one_by_one(maze.carve(n, 5, seeded())):
-        passages = [(y, x) for y, x in zip(*np.nonzero(~walls)) if (y + x) % 2]
-        seen[
-            frozenset(
-                frozenset([(y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)]) for y, x in passages
-            )
-        ] += 1
+    for walls, count in zip(one_by_one(maze.unpack(packed, 5, 5)), counts.tolist()):
+        ways = [(y, x) for y, x in np.argwhere(~walls).tolist() if (y + x) % 2]
+        ends = [((y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)) for y, x in ways]
+        seen[frozenset(map(frozenset, ends))] += count
     assert chisquare(list(seen.values()), [n * chance for chance in chances.values()]).pvalue > 1e-6
 
 
@@ -77,137 +63,12 @@ def test_no_direction_is_preferred():
     assert abs(more.mean()) < 5 * more.std() / math.sqrt(2000)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 4), (4, 4, 9), (16, 16, 3), (7, 9, 1)])
-def test_packing_loses_nothing(shape):
-    walls = torch.rand(shape, generator=seeded()) < 0.5
+@pytest.mark.parametrize("h, w, b", [(1, 1, 1), (3, 5, 4), (4, 4, 9), (7, 9, 1)])
+def test_packing_loses_nothing(h, w, b):
+    walls = torch.rand(h, w, b, generator=seeded()) < 0.5
     packed = maze.pack(walls)
-    assert packed.dtype == torch.uint8 and packed.shape == (
-        math.ceil(shape[0] * shape[1] / 8),
-        shape[2],
-    )
-    assert torch.equal(maze.unpack(packed, *shape[:2]), walls)
-
-
-# The cache and the mazes held out from it
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """(a function that loads the cache and returns the mazes and what was said, its file)"""
-    path = tmp_path / "mazes.npz"
-
-    def load(n=40, grid=8, seed=3):
-        said = []
-        return maze.load_cache(str(path), n, grid, seed, say=said.append), said
-
-    return load, path
-
-
-def test_cache_is_made_once_and_then_reused(cache):
-    load, path = cache
-    made, said = load()
-    assert len(said) == 1 and "making 40 mazes of 8x8" in said[0]
-    before = path.read_bytes()
-    read, said = load()
-    assert not said
-    assert path.read_bytes() == before
-    assert torch.equal(read, made)
-    assert torch.equal(made, maze.make_mazes(40, 8, seeded(3)))
-
-
-@pytest.mark.parametrize("other", [dict(grid=15), dict(n=41), dict(n=39), dict(seed=4)])
-def test_cache_with_other_settings_is_made_again(cache, other):
-    load, path = cache
-    load()
-    made, said = load(**other)
-    assert len(said) == 1 and "other settings" in said[0] and str(path) in said[0]
-    wanted = dict(n=40, grid=8, seed=3) | other
-    assert torch.equal(made, maze.make_mazes(wanted["n"], wanted["grid"], seeded(wanted["seed"])))
-    assert load(**other)[1] == []
-
-
-def test_cache_of_another_format_is_made_again(cache, monkeypatch):
-    load, _ = cache
-    made, _ = load()
-    monkeypatch.setattr(maze, "CACHE_FORMAT", maze.CACHE_FORMAT + 1)
-    again, said = load()
-    assert len(said) == 1 and "other settings" in said[0]
-    assert torch.equal(again, made)
-
-
-def test_cache_whose_mazes_do_not_fit_its_settings_is_made_again(cache):
-    load, path = cache
-    made, _ = load()
-    with np.load(path) as file:
-        settings = file["settings"]
-    for wrong in (made[:, :-1], made[:-1], made.int()):
-        np.savez(path, settings=settings, packed=wrong.numpy())
-        again, said = load()
-        assert len(said) == 1
-        assert torch.equal(again, made)
-
-
-def test_cut_off_or_foreign_cache_is_made_again(cache):
-    load, path = cache
-    made, _ = load()
-    whole = path.read_bytes()
-    for content in [whole[:keep] for keep in range(0, len(whole), 37)] + [b"not a zip", bytes(500)]:
-        path.write_bytes(content)
-        again, said = load()
-        assert len(said) == 1 and "cannot be read" in said[0] and str(path) in said[0]
-        assert torch.equal(again, made)
-
-
-def test_damaged_byte_anywhere_in_the_cache_does_no_harm(cache, monkeypatch):
-    load, path = cache
-    made, _ = load(n=2, grid=5)
-    monkeypatch.setattr(maze, "make_mazes", lambda *_: made)
-    whole = path.read_bytes()
-    damage = np.random.default_rng(0).integers(0, 8, len(whole))
-    noticed = 0
-    for place in range(len(whole)):
-        path.write_bytes(
-            whole[:place] + bytes([whole[place] ^ 1 << int(damage[place])]) + whole[place + 1 :]
-        )
-        again, said = load(n=2, grid=5)
-        noticed += len(said)
-        assert torch.equal(again, made), f"byte {place}"
-    assert noticed >= made.numel()
-
-
-@pytest.mark.parametrize("seed", [5, 9])
-def test_held_out_mazes_share_none_with_the_cache(seed):
-    """Seed 5 is the training mazes' own: each of them must then be made anew."""
-    known, said = maze.make_mazes(300, 8, seeded(5)), []
-    assert set(maze.fingerprints(maze.make_mazes(300, 8, seeded(seed)))) & set(
-        maze.fingerprints(known)
-    )
-    held_out = maze.held_out(300, 8, seed, known, say=said.append)
-    assert not said
-    assert held_out.shape == (8, 300)
-    assert not set(maze.fingerprints(held_out)) & set(maze.fingerprints(known))
-    for walls in one_by_one(maze.unpack(held_out, 8, 8))[::20]:
-        assert nx.is_tree(reference.graph(walls))
-
-
-def test_held_out_mazes_are_the_same_each_time():
-    known = maze.make_mazes(100, 8, seeded(5))
-    first, again, other = (
-        maze.fingerprints(maze.held_out(200, 8, seed, known)) for seed in (9, 9, 10)
-    )
-    assert first == again
-    assert len(set(first) & set(other)) < 20
-
-
-def test_grid_with_too_few_mazes_says_so():
-    known, said = maze.make_mazes(5000, 5, seeded(5)), []
-    held_out = maze.held_out(100, 5, 9, known, say=said.append)
-    shared = sum(one in set(maze.fingerprints(known)) for one in maze.fingerprints(held_out))
-    assert (
-        len(said) == 1
-        and "GRID=5 has too few different mazes" in said[0]
-        and f"{shared} of 100" in said[0]
-    )
+    assert packed.dtype == torch.uint8 and packed.shape == (math.ceil(h * w / 8), b)
+    assert torch.equal(maze.unpack(packed, h, w), walls)
 
 
 # Drawing
@@ -215,73 +76,53 @@ def test_grid_with_too_few_mazes_says_so():
 
 @pytest.mark.parametrize("farthest", [1, 7, 100])
 @pytest.mark.parametrize("goal", ["random", "corner"])
-@pytest.mark.parametrize("grid, difficulty", [(16, 0.0), (16, 0.3), (15, 1.0), (8, "each its own")])
+@pytest.mark.parametrize("grid, difficulty", [(16, 0.0), (15, 1.0), (8, "each its own")])
 def test_every_start_reaches_its_goal_in_time(grid, difficulty, goal, farthest):
     b = 60
     share = torch.linspace(0, 1, b) if difficulty == "each its own" else difficulty
     mazes = maze.draw(maze.make_mazes(b, grid, seeded()), grid, share, farthest, goal, seeded(1))
+    steps = each(mazes, reference.distances).reshape(-1, b)[mazes.start, range(b)]
+    assert 1 <= steps.min() and steps.max() <= farthest
+    assert farthest > 30 or (steps == farthest).any()  # as far as that, too
+    assert not mazes.walls.flatten(0, 1).gather(0, torch.stack([mazes.start, mazes.goal])).any()
     corner = (grid - 1) // 2 * 2
-    for i, walls in enumerate(one_by_one(mazes.walls)):
-        start, end = int(mazes.start[i]), int(mazes.goal[i])
-        assert not walls.flat[start] and not walls.flat[end]
-        assert 1 <= reference.distances(walls, end).flat[start] <= farthest
-        assert goal == "random" or end == corner * grid + corner
+    assert goal == "random" or (mazes.goal == corner * grid + corner).all()
 
 
-def test_starts_and_goals_are_uniform():
-    packed = maze.make_mazes(1, 5, seeded())
-    mazes = maze.draw(packed.expand(-1, 30_000), 5, 1.0, 100, "random", seeded(1))
-    cells = (~maze.unpack(packed, 5, 5)).flatten().nonzero()[:, 0]
-    pairs = torch.stack(
-        [
-            torch.stack([mazes.goal == goal, mazes.start == start]).all(0).sum()
-            for goal in cells
-            for start in cells
-            if goal != start
-        ]
-    )
-    assert pairs.sum() == 30_000
-    assert chisquare(pairs.numpy()).pvalue > 1e-6
+@pytest.mark.parametrize("goal, farthest", [("random", 100), ("random", 3), ("corner", 5)])
+def test_goals_and_starts_are_uniform_over_the_cells_that_may_be_chosen(goal, farthest):
+    """In two parts that are not joined, of 6 and 5 cells, and a cell on its own, never a goal."""
+    rows = "....#", "#.#.#", ".####", "###.#", "#...."
+    walls = np.array([[cell == "#" for cell in row] for row in rows])
+    packed = maze.pack(torch.from_numpy(walls)[..., None]).expand(-1, 30_000)
+    mazes = maze.draw(packed, 5, 1.0, farthest, goal, seeded(1))
+    joined = reference.graph(walls)
+    goals = [cell for cell, degree in joined.degree if degree] if goal == "random" else [(4, 4)]
+    chance = np.zeros((25, 25))
+    for y, x in goals:
+        distance = reference.distances(walls, 5 * y + x).flatten()
+        near = (distance > 0) & (distance <= farthest)
+        chance[5 * y + x, near] = 1 / len(goals) / near.sum()
+    seen = np.bincount(25 * mazes.goal + mazes.start, minlength=625)
+    possible = chance.flatten() > 0
+    assert seen[possible].sum() == 30_000
+    assert chisquare(seen[possible], 30_000 * chance.flatten()[possible]).pvalue > 1e-6
 
 
-def test_starts_are_uniform_over_the_cells_within_reach():
-    packed = maze.make_mazes(1, 15, seeded())
-    mazes = maze.draw(packed.expand(-1, 20_000), 15, 1.0, 12, "corner", seeded(1))
-    distance = reference.distances(mazes.walls[..., 0].numpy(), int(mazes.goal[0])).flatten()
-    allowed = np.nonzero((distance > 0) & (distance <= 12))[0]
-    seen = np.bincount(mazes.start, minlength=len(distance))
-    assert seen[allowed].sum() == 20_000
-    assert chisquare(seen[allowed]).pvalue > 1e-6
-
-
-def test_difficulty_is_the_share_of_walls_kept():
-    packed = maze.make_mazes(400, 16, seeded())
-    perfect = maze.unpack(packed, 16, 16)
-    kept = []
-    for difficulty in (0.0, 0.1, 0.3, 0.7, 0.95, 1.0):
+def test_difficulty_is_the_chance_of_each_wall_to_stay():
+    """One number for all mazes, or a number for each."""
+    perfect = maze.unpack(packed := maze.make_mazes(400, 16, seeded()), 16, 16)
+    shares = [0.0, 0.1, 0.3, 0.7, 1.0]
+    for difficulty in *shares, torch.tensor(shares).repeat(80):
         walls = maze.draw(packed, 16, difficulty, 100, "random", seeded(1)).walls
         assert not (walls & ~perfect).any()
-        kept.append(int(walls.sum()))
-        assert binomtest(kept[-1], int(perfect.sum()), difficulty).pvalue > 1e-6
-    assert kept == sorted(kept) and kept[0] == 0 and kept[-1] == perfect.sum()
+        for lane, share in enumerate(shares):
+            if isinstance(difficulty, torch.Tensor) or share == difficulty:
+                kept, of = (int(x[..., lane::5].sum()) for x in (walls, perfect))
+                assert binomtest(kept, of, share).pvalue > 1e-6
 
 
-def test_each_maze_can_have_its_own_difficulty():
-    packed = maze.make_mazes(6, 16, seeded()).repeat_interleave(200, 1)
-    perfect, shares = maze.unpack(packed, 16, 16), torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    walls = maze.draw(packed, 16, shares.repeat_interleave(200), 100, "random", seeded(1)).walls
-    assert not (walls & ~perfect).any()
-    for i, share in enumerate(shares.tolist()):
-        part = slice(200 * i, 200 * (i + 1))
-        assert (
-            binomtest(
-                int(walls[..., part].sum()), int(perfect[..., part].sum()), round(share, 1)
-            ).pvalue
-            > 1e-6
-        )
-
-
-def test_walls_go_in_all_places_alike():
+def test_walls_go_in_all_places_alike_and_each_on_its_own():
     packed = maze.make_mazes(1, 8, seeded())
     walls = maze.draw(packed.expand(-1, 20_000), 8, 0.5, 100, "random", seeded(1)).walls
     kept = walls.flatten(0, 1)[maze.unpack(packed, 8, 8).flatten()].double()
@@ -290,241 +131,254 @@ def test_walls_go_in_all_places_alike():
     assert np.abs(together).max() < 6 / math.sqrt(20_000)
 
 
-@pytest.mark.parametrize("most", [0.3, 0.7])
-def test_random_walls_are_of_all_shares_and_stand_anywhere(most):
-    mazes = metrics.random_walls(20_000, 7, seeded(), most)
-    at_goal = mazes.walls.flatten(0, 1).gather(0, mazes.goal[None])
-    assert torch.equal(mazes.start, mazes.goal)
-    assert not at_goal.any() and not mazes.walls[0, 0].any()
-    share = mazes.walls.flatten(0, 1)[1:].float().mean(0)
-    assert share.mean().item() == pytest.approx(most / 2, abs=0.01)
-    between = share.var().item() - (share * (1 - share) / 48).mean().item()  # less what chance adds
-    assert between == pytest.approx(most**2 / 12, rel=0.1)
-    per_cell = mazes.walls.flatten(0, 1)[1:].sum(1)
-    assert per_cell.max() - per_cell.min() < 8 * (20_000 * most / 4) ** 0.5
-    open_at_goal = torch.bincount(mazes.goal, minlength=49)
-    assert open_at_goal.min() > 0
-    again, other = (metrics.random_walls(50, 7, seeded(seed), most) for seed in (0, 1))
-    assert torch.equal(again.walls, metrics.random_walls(50, 7, seeded(), most).walls)
-    assert not torch.equal(again.walls, other.walls)
-
-
 def test_drawing_leaves_the_cache_as_it_was_and_follows_its_generator():
     packed = maze.make_mazes(50, 8, seeded())
     before = packed.clone()
-    first, again, other = (
-        maze.draw(packed, 8, 0.5, 20, "random", seeded(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (maze.draw(packed, 8, 0.5, 20, "random", seeded(s)) for s in (1, 1, 2))
     assert torch.equal(packed, before)
     assert all(map(torch.equal, first, again))
     assert not any(map(torch.equal, first, other))
 
 
-# Moving and the exact answers
+# Moving
 
 
-@pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (11, 4), (1, 7), (16, 16)])
-def test_neighbours_are_the_cells_that_the_actions_lead_to(h, w):
-    x = torch.randint(1, 1000, (h, w, 3), generator=seeded())
-    ahead = maze.neighbours(x, -1)
-    for action, (dy, dx) in enumerate(reference.STEPS):
-        for y, x_ in np.ndindex(h, w):
-            inside = 0 <= y + dy < h and 0 <= x_ + dx < w
-            assert ahead[action, y, x_].tolist() == (
-                x[y + dy, x_ + dx].tolist() if inside else [-1] * 3
-            )
+SHAPES = [(5, 5), (3, 9), (9, 2), (1, 6), (6, 1)]
 
 
-@pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (9, 2), (1, 6)])
+@pytest.mark.parametrize("h, w", SHAPES)
 @pytest.mark.parametrize("radius", [1, 2, 5])
-def test_windows_are_those_cut_out_of_a_padded_maze(h, w, radius):
+def test_padding_is_that_of_numpy_and_cells_are_found_in_it(h, w, radius):
     x = torch.randint(1, 1000, (h, w, 3), generator=seeded())
     rim = maze.padded(x, radius, -1)
     assert (
-        rim.numpy() == np.pad(x, [(radius, radius), (radius, radius), (0, 0)], constant_values=-1)
+        rim.numpy() == np.pad(x, [(radius,) * 2, (radius,) * 2, (0, 0)], constant_values=-1)
     ).all()
-    windows = rim.flatten(0, 1)[mapper.around(torch.arange(h * w).view(h, w), w, radius)]
-    for cell in range(h * w):
-        for i in range(3):
-            wanted = reference.window(x[..., i].numpy(), cell, radius, -1)
-            assert windows[:, cell // w, cell % w, i].tolist() == wanted.flatten().tolist()
+    cells = torch.arange(h * w)
+    assert torch.equal(rim.flatten(0, 1)[maze.in_padded(cells, w, radius)], x.flatten(0, 1))
+    for action, (dy, dx) in enumerate(reference.STEPS):  # what the actions lead to
+        ahead = rim[radius + dy :, radius + dx :][:h, :w]
+        assert torch.equal(maze.neighbours(x, -1)[action], ahead)
 
 
-@pytest.mark.parametrize("h, w", [(5, 5), (3, 9), (9, 2), (1, 6)])
-def test_move_table_is_the_slow_step(h, w):
-    b = 8
-    mazes, q = reference.random_mazes(b, h, w), torch.randn(4, h, w, b, generator=seeded())
-    q[3, 0], q[2, 0] = q[1, 0], q[0, 0]  # of equals, the first
-    table, greedy = maze.move_table(mazes, q)
-    assert torch.equal(greedy, q.argmax(0).to(torch.uint8))
-    best = greedy.flatten(0, 1)
-    cells = table.view(h * w, 5, b)
-    for i, walls in enumerate(one_by_one(mazes.walls)):
-        for cell in np.nonzero(~walls.flatten())[0]:
-            after = [
-                reference.step(walls, int(mazes.goal[i]), int(cell), action) for action in range(4)
-            ]
-            assert cells[cell, :, i].tolist() == after + [after[best[cell, i]]]
+@pytest.mark.parametrize("h, w", SHAPES)
+@pytest.mark.parametrize("asked", ["at once", "step by step"])
+def test_walk_is_that_of_a_slow_simulator(h, w, asked):
+    b, steps = 40, 30
+    mazes = reference.random_mazes(b, h, w)
+    greedy = torch.randint(4, (h, w, b), generator=seeded(1), dtype=torch.uint8)
+    given = torch.randint(5, (steps, b), generator=seeded(2), dtype=torch.int32)
+    taken, was_at = given.clone(), []
+
+    def act(cells):
+        was_at.append(cells)
+        return greedy.flatten(0, 1)[cells, range(b)].long()
+
+    table = maze.move_table(mazes, greedy if asked == "at once" else None)
+    cells = maze.walk(table, mazes.start, taken, act if asked == "step by step" else None)
+    assert cells.shape == (steps + 1, b) and cells.dtype == torch.int64
+    assert torch.equal(cells[0], mazes.start)
+    for t, i in np.ndindex(steps, b):
+        walls, cell, action = mazes.walls[..., i].numpy(), int(cells[t, i]), int(given[t, i])
+        action = int(greedy[cell // w, cell % w, i]) if action == 4 else action
+        assert cells[t + 1, i] == reference.step(walls, int(mazes.goal[i]), cell, action)
+        assert taken[t, i] == (action if asked == "step by step" else given[t, i])
+    assert asked == "at once" or torch.equal(torch.stack(was_at), cells[:-1])
+    assert (cells == mazes.goal).any() and not (cells[-1] == mazes.goal).all()
 
 
-@pytest.mark.parametrize("h, w", [(16, 16), (5, 19), (23, 4), (1, 12), (40, 3)])
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_distances_are_those_of_scipy(h, w, share):
-    mazes = reference.random_mazes(40, h, w, share=share)
-    fast = maze.distances(mazes.walls, mazes.goal)
-    assert share == 0 or (fast[~mazes.walls] == -1).any()
-    for i, walls in enumerate(one_by_one(mazes.walls)):
-        assert (fast[..., i].numpy() == reference.distances(walls, mazes.goal[i])).all()
+def test_along_reads_what_is_in_the_visited_cells():
+    x = torch.randn(2, 4, 6, 5, 40, generator=seeded())
+    cells = torch.randint(30, (13, 40), generator=seeded(1))
+    for some in x, x[0], x[0, 0]:
+        found = maze.along(some, cells)
+        assert found.shape == (*some.shape[:-3], 13, 40)
+        assert (found.numpy() == some.numpy()[..., cells // 5, cells % 5, range(40)]).all()
 
 
-@pytest.mark.parametrize("h, w, b", [(16, 16, 70), (5, 19, 64), (1, 12, 1), (40, 3, 130)])
-def test_within_is_where_the_distance_is_at_least_1_and_at_most_that(h, w, b):
-    mazes = reference.random_mazes(b, h, w, share=0.3)
-    for most in (1, 2, 3, 15, 16, 17, 40, h * w):
-        near = maze.within(mazes.walls, mazes.goal, most)
-        for i, walls in enumerate(one_by_one(mazes.walls)):
-            distance = reference.distances(walls, mazes.goal[i])
-            assert (near[..., i].numpy() == ((distance >= 1) & (distance <= most))).all()
+# The exact answers
 
 
-@pytest.mark.parametrize("b", [1, 63, 64, 65, 200])
-def test_bits_are_the_lanes(b):
-    x = torch.rand(7, b, generator=seeded()) < 0.5
-    words = maze.to_bits(x)
-    assert words.shape == (7, -(-b // 64)) and words.dtype == torch.int64
-    for h, w in (1, 6), (7, 0):  # of which from_waves leaves out the last column
-        cells = maze.from_waves(words, torch.zeros(h, w, b))
-        assert torch.equal(cells.bool(), x.view(h, w + 1, b)[:, :w])
+def drawn(grid, difficulty, b):
+    generator = seeded(grid)
+    packed = maze.make_mazes(b, grid, generator)
+    return maze.draw(packed, grid, difficulty, 100, "random", generator)
 
 
-def test_uniform_numbers_are_even_and_never_0_or_1():
-    numbers = maze.uniform((300, 1001), seeded())
-    assert numbers.shape == (300, 1001) and 0 < numbers.min() and numbers.max() < 1
-    steps = numbers.double() * 2**16 - 0.5
-    assert torch.equal(steps, steps.round())
-    for low, high in ((0, 4), (1, 4), (2, 4), (3, 4)):  # the four of a random number
-        part = steps.flatten()[low::high]
-        assert 0 <= part.min() < 10 and 2**16 - 10 < part.max() < 2**16
-        assert abs(part.mean() + 0.5 - 2**15) < 5 * 2**16 / 12**0.5 / len(part) ** 0.5
-        counts = torch.bincount(part.long() // 2**10, minlength=64)
-        assert chisquare(counts.numpy()).pvalue > 1e-4
-    four = numbers.flatten()[:300_000].view(-1, 4)
-    assert abs(torch.corrcoef(four.t()) - torch.eye(4)).max() < 0.02
+def worlds():
+    """Mazes, with and without loops; halls; caves, and other places with parts cut off; corridors,
+    lying and upright; a single cell."""
+    for difficulty in (1.0, 0.7):
+        yield drawn(16, difficulty, 30)
+    for h, w, share in [
+        (5, 19, 0),
+        (16, 16, 0.4),
+        (23, 4, 0.3),
+        (1, 12, 0.1),
+        (12, 1, 0.1),
+        (1, 1, 0),
+    ]:
+        yield reference.random_mazes(30, h, w, share=share)
 
 
-@pytest.mark.parametrize("side", [41, 181])
-def test_distances_along_a_long_corridor(side):
-    """Also where a way is longer, and the maze greater, than the counts for small mazes could
-    hold."""
-    walls = reference.serpentine(side)
-    corners = [0, side * side - 1]
-    fast = maze.distances(
-        torch.from_numpy(np.stack([walls, walls], -1)), torch.tensor(corners)
-    ).numpy()
-    for i, goal in enumerate(corners):
-        wanted = reference.distances(walls, goal)
-        assert wanted.max() == (side + 1) // 2 * side + side // 2 - 1
-        assert (fast[..., i] == wanted).all()
+@pytest.mark.parametrize(
+    "mazes", [*worlds()], ids=lambda mazes: "x".join(map(str, mazes.walls.shape))
+)
+def test_distances_are_those_of_scipy(mazes):
+    walls, wanted = mazes.walls.clone(), each(mazes, reference.distances)
+    found = maze.distances(mazes.walls, mazes.goal)
+    assert (found.numpy() == wanted).all()
+    assert torch.equal(mazes.walls, walls)
+    for most in (0, 1, 2, 7, 30, 10_000):
+        near = maze.distances(mazes.walls, mazes.goal, most)
+        assert (near.numpy() == np.where(wanted <= most, wanted, -1)).all()
+    shortest = wanted.reshape(-1, len(mazes.goal))[mazes.start, range(len(mazes.goal))]
+    assert (maze.shortest(mazes, found).numpy() == shortest).all()
 
 
+def test_distances_in_mazes_of_301x301_and_along_a_corridor_of_1900_steps():
+    perfect, long = maze.carve(1, 301, seeded()), torch.from_numpy(reference.serpentine(61))
+    corners = torch.tensor([0, 61 * 61 - 1])
+    for mazes, farthest in [
+        (maze.Mazes(perfect, corners[:1], None), 5_000),
+        (reference.random_mazes(1, 301, 301, share=0.3), 400),
+        (maze.Mazes(long[..., None].expand(-1, -1, 2), corners, None), 1_800),
+    ]:
+        found, wanted = maze.distances(*mazes[:2]), each(mazes, reference.distances)
+        assert (found.numpy() == wanted).all() and wanted.max() > farthest
+
+
+KINDS = (1.0, -1.0, 0.0), (1.0, -2.0, 10.0), (0.98, 0.0, 1.0), (0.9, -0.5, 3.0), (0.95, -1.0, 0.0)
+
+
+@pytest.mark.parametrize("gamma, step, goal", KINDS)
 @pytest.mark.parametrize("h, w", [(8, 8), (5, 11), (1, 6)])
-@pytest.mark.parametrize("gamma", [0.9, 0.99])
-def test_optimal_q_is_what_value_iteration_finds(h, w, gamma):
+def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
+    """Also where the goal can't be reached; and the steps that a Q stands for are found again."""
     mazes = reference.random_mazes(12, h, w, share=0.25)
-    q = maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal), gamma)
+    d = maze.distances(mazes.walls, mazes.goal)
+    assert (d[~mazes.walls] < 0).any()
+    q = maze.optimal_q(mazes, d, gamma, step, goal)
+    away = maze.steps_of_q(q, gamma, step, goal)
     for i, walls in enumerate(one_by_one(mazes.walls)):
-        slow = reference.optimal_q(walls, int(mazes.goal[i]), gamma)
-        assert np.abs(q[..., i].numpy() - slow)[:, ~walls].max() < 1e-6
+        cells = ~walls & (d[..., i].numpy() != 0)  # nothing is chosen in the goal
+        slow = reference.optimal_q(walls, int(mazes.goal[i]), gamma, step, goal)[:, cells]
+        assert np.allclose(q[..., i].numpy()[:, cells], slow, rtol=1e-5, atol=1e-5)
+        after = reference.moves(walls).reshape(4, h, w)[:, cells]
+        steps = reference.distances(walls, mazes.goal[i]).flat[after]
+        steps = np.where(steps < 0, np.inf, steps)
+        assert np.allclose(away[..., i].numpy()[:, cells], steps, rtol=0, atol=0.01)
+
+
+# Rewards
+
+
+def random_walks(b=60, steps=30):
+    """(mazes, cells): some reach the goal."""
+    mazes = reference.random_mazes(b, 6, 6, share=0.1)
+    choices = torch.randint(4, (steps, b), generator=seeded(3), dtype=torch.int32)
+    cells = maze.walk(maze.move_table(mazes), mazes.start, choices)
+    assert 10 < (cells[-1] == mazes.goal).sum() < b - 10 and (cells[0] == mazes.goal).any()
+    return mazes, cells
+
+
+@pytest.mark.parametrize("shaping", ["none", "manhattan", "oracle"])
+@pytest.mark.parametrize(
+    "step, goal, novelty, gamma",
+    [(-1.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.3, 0.9), (-0.5, 2.0, 0.1, 0.98)],
+)
+def test_rewards_are_what_a_slow_count_says(step, goal, novelty, shaping, gamma):
+    mazes, cells = random_walks()
+    reward, phi = maze.rewards(mazes, cells, step, goal, novelty, shaping, gamma)
+    assert reward.shape == (30, 60) and phi.shape == (31, 60)
+    for i, (walls, end, way) in enumerate(
+        zip(one_by_one(mazes.walls), mazes.goal.tolist(), cells.t().tolist())
+    ):
+        paid = reference.rewards(walls, end, way, gamma, shaping, novelty, step, goal)
+        paid += [0.0] * (30 - len(paid))  # nothing, once the goal is reached
+        assert reward[:, i].tolist() == pytest.approx(paid, abs=1e-5)
+        worth = reference.potential(walls, end, gamma, shaping)
+        assert phi[:, i].tolist() == pytest.approx([worth[cell] for cell in way], abs=1e-6)
+
+
+def test_novelty_is_earned_once_for_each_cell_so_walking_to_and_fro_earns_nothing():
+    mazes, cells = random_walks()
+    paid, _ = maze.rewards(mazes, cells, 0.0, 0.0, novelty=0.125)
+    assert paid.sum(0).tolist() == [0.125 * (len(set(way)) - 1) for way in cells.t().tolist()]
+    to_and_fro = torch.tensor([4, 5, 4, 5, 4, 3, 4, 4, 3, 2, 3])[:, None]
+    paid, _ = maze.rewards(reference.corridor(9, 4, 8), to_and_fro, 0.0, 0.0, novelty=0.25)
+    assert paid[:, 0].tolist() == [0.25, 0, 0, 0, 0.25, 0, 0, 0, 0.25, 0]
+
+
+@pytest.mark.parametrize("gamma, step, goal", KINDS)
+@pytest.mark.parametrize("shaping", ["manhattan", "oracle", "anything"])
+def test_shaping_keeps_the_best_policy_and_takes_the_potential_from_its_q(
+    monkeypatch, shaping, gamma, step, goal
+):
+    """By value iteration with the reward of each step; any potential will do."""
+    h, w, mazes = 5, 6, reference.random_mazes(4, 5, 6, share=0.2)
+    if shaping == "anything":
+        noise = torch.randn(h, w, 1, generator=seeded(5)).expand(-1, -1, 4 * h * w)
+        monkeypatch.setattr(maze, "potential", lambda *_: noise)
+    for i, (walls, end) in enumerate(zip(one_by_one(mazes.walls), mazes.goal.tolist())):
+        after = reference.moves(walls)
+        steps = torch.stack([torch.arange(h * w).expand(4, -1), torch.from_numpy(after)])
+        lanes = torch.full((4 * h * w,), i)
+        paid, phi = maze.rewards(
+            mazes.select(lanes), steps.flatten(1), step, goal, 0.0, shaping, gamma
+        )
+        paid, phi = (x.double().numpy() for x in (paid[0].view(4, -1), phi[0, : h * w]))
+        d = reference.distances(walls, end).flatten()
+        plain = reference.optimal_q(walls, end, gamma, step, goal).reshape(4, -1)[:, d > 0]
+        shaped = reference.best_q(after, paid, end, gamma)[:, d > 0]
+        assert np.allclose(shaped, plain - phi[d > 0], atol=1e-4)
+        assert phi[end] == 0 and not paid[:, end].any()
+        assert ((shaped > shaped.max(0) - 1e-3) == (plain > plain.max(0) - 1e-3)).all()
+        assert np.ptp(phi[d > 0]) > 0 or gamma == 1
 
 
 # Mazes as text
 
 
-def texts(*sizes):
-    """Random TextMazes of these sizes."""
-    found = []
-    for seed, (h, w) in enumerate(sizes):
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("letter, between", [(".", "\n"), (" ", "\n\n\n")])
+def test_mazes_of_any_size_survive_being_written_and_read(tmp_path, newline, letter, between):
+    wanted = []
+    for seed, (h, w) in enumerate([(4, 7), (1, 2), (16, 16), (5, 1), (4, 7)]):
         mazes = reference.random_mazes(20, h, w, seed)
         i = int((mazes.start != mazes.goal).nonzero()[0])
-        found.append(
-            mazefile.FileMaze(mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i]))
-        )
-    return found
+        one = mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i])
+        wanted.append(mazefile.FileMaze(*one))
+    text = between.join(mazefile.as_text(one) + "\n" for one in wanted).replace(".", letter)
+    path = tmp_path / "mazes.txt"
+    path.write_bytes(text.replace("\n", newline).encode())
+    read = mazefile.read(str(path))
+    assert [one[1:] for one in read] == [one[1:] for one in wanted]
+    assert all(np.array_equal(one.walls, other.walls) for one, other in zip(read, wanted))
 
 
-@pytest.mark.parametrize(
-    "between, end", [("\n\n", "\n"), ("\n\n\n\n", ""), ("\r\n\r\n", "\r\n\r\n")]
-)
-@pytest.mark.parametrize("letter", [".", " "])
-def test_mazes_of_any_size_survive_being_written_and_read(tmp_path, between, end, letter):
-    wanted = texts((4, 7), (1, 2), (16, 16), (5, 1), (4, 7))
-    text = between.join(solving.draw(one) for one in wanted).replace(".", letter)
-    text = text.replace("\r\n", "\n").replace("\n", "\r\n") if "\r" in between else text
-    (tmp_path / "mazes.txt").write_bytes(("\n" + text + end).encode())
-    read = mazefile.read(str(tmp_path / "mazes.txt"))
-    assert len(read) == len(wanted)
-    for one, other in zip(read, wanted):
-        assert (
-            (one.walls == other.walls).all() and one.start == other.start and one.goal == other.goal
-        )
-
-
-def test_format_shows_the_walk_between_start_and_goal():
+def test_text_shows_the_walk_between_start_and_goal():
     one = mazefile.FileMaze(np.array([[0, 0, 1], [1, 0, 0]], bool), 0, 5)
-    assert solving.draw(one) == "S.#\n#.G"
-    assert solving.draw(one, [0, 1, 4, 5]) == "S*#\n#*G"
-
-
-def test_stack_keeps_every_maze():
-    wanted = texts((4, 6), (4, 6), (4, 6))
-    mazes = solving.stack(wanted)
-    assert mazes.walls.shape == (4, 6, 3)
-    for i, one in enumerate(wanted):
-        assert (mazes.walls[..., i].numpy() == one.walls).all()
-        assert mazes.start[i] == one.start and mazes.goal[i] == one.goal
+    assert mazefile.as_text(one) == "S.#\n#.G"
+    assert mazefile.as_text(one, [0, 1, 4, 5]) == "S*#\n#*G"
 
 
 MALFORMED = [
-    ("#.G\n...\n", "line 1", "no start"),
-    ("S..\n...\n", "line 1", "no goal"),
-    ("S.G\n\n\nS..\n", "line 4", "no goal"),
-    ("S.G\n..G\n", "line 2", "second goal"),
-    ("SS\n.G\n", "line 1", "second start"),
-    ("S.G\n.x.\n", "line 2", "'x'"),
-    ("S.G\n\tab", "line 2", "'\\t'"),
-    ("S.G\n..\n", "line 2", "2 characters"),
-    ("S.G\n\nS.\n..G\n", "line 4", "3 characters"),
-    ("", "mazes.txt", "no maze"),
-    ("\n\n\n", "mazes.txt", "no maze"),
+    (b"#.G\n...\n", "line 1", "no start"),
+    (b"S.G\n\n\nS..\n", "line 4", "no goal"),
+    (b"S.G\n..G\n", "line 2", "second goal"),
+    (b"SS\n.G\n", "line 1", "second start"),
+    (b"S.G\n.x.\n", "line 2", "'x'"),
+    (b"S.G\n\tab", "line 2", "'\\t'"),
+    (b"S.G\n\nS.\n..G\n", "line 4", "3 characters"),
+    (b"\n\n\n", "mazes.txt", "no maze"),
+    (b"\x89PNG\xff\xfe\x00", "mazes.txt", "not a text file"),
 ]
 
 
-@pytest.mark.parametrize("text, where, what", MALFORMED)
-def test_malformed_maze_file_is_refused_with_its_line(tmp_path, text, where, what):
-    (tmp_path / "mazes.txt").write_text(text)
+@pytest.mark.parametrize("content, where, what", MALFORMED)
+def test_malformed_maze_file_is_refused_with_its_line(tmp_path, content, where, what):
+    (tmp_path / "mazes.txt").write_bytes(content)
     with pytest.raises(UserError) as error:
         mazefile.read(str(tmp_path / "mazes.txt"))
-    assert (
-        where in str(error.value) and what in str(error.value) and "mazes.txt" in str(error.value)
-    )
-
-
-def test_binary_file_is_no_maze_file(tmp_path):
-    (tmp_path / "mazes.txt").write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a text file"):
-        mazefile.read(str(tmp_path / "mazes.txt"))
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), maze.replacing(str(path)) as beside:
-        with open(beside, "w") as file:
-            file.write("ne")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with maze.replacing(str(path)) as beside:
-        with open(beside, "w") as file:
-            file.write("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    assert all(part in str(error.value) for part in (where, what, "mazes.txt"))

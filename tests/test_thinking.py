@@ -1,0 +1,450 @@
+"""Thinking, its table and the proof, against loops over cells, breadth-first search and value
+iteration."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+import main
+import maze
+import model
+from support import lazy, proof
+from support.agents import build, recall
+
+SQUARE = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # row by row
+MOVES = dict(up=1, down=6, left=3, right=4)  # where in the square they lead
+SIGNS = "#-=+"  # in the drawing of a view: a wall; farther from the goal, as far, nearer
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def view_of(drawing):
+    """The number of a view that is drawn as three rows, the cell itself an o."""
+    signs = drawing.replace("/", "").replace("o", "")
+    return sum(SIGNS.index(sign) * 4**k for k, sign in enumerate(signs))
+
+
+def steps_to_goal(mazes):
+    """By scipy: (H, W, B), -1 where the goal can't be reached."""
+    walls = np.moveaxis(mazes.walls.numpy(), -1, 0)
+    return torch.from_numpy(np.stack([*map(reference.distances, walls, mazes.goal)], -1))
+
+
+def mazes_of_all_kinds():
+    """Perfect mazes, loops, caves with parts that are cut off, a single row or column."""
+    carved = maze.carve(40, 11, seeded())
+    loops = carved & (torch.rand(carved.shape, generator=seeded(1)) < 0.7)
+    goal = torch.arange(40) % 5 * 2 + 22 * (torch.arange(40) % 3)
+    for walls in (carved, loops):
+        yield maze.Mazes(walls, goal, goal)
+    for h, w in ((9, 12), (1, 14), (10, 1), (2, 7), (1, 1)):
+        yield reference.random_mazes(40, h, w, seed=h, share=0.3)
+
+
+def next_to(x, action):
+    """x (H, W, B) in the cell that the action (H, W, B) leads to, walls or not; -9 outside."""
+    rim = maze.padded(x, 1, -9)
+    h, w, _ = x.shape
+    moved = [rim[1 + y : 1 + y + h, 1 + dx : 1 + dx + w] for y, dx in reference.STEPS]
+    return torch.stack(moved).gather(0, action[None].long())[0]
+
+
+def thinker(name):
+    """One whose core has weights that are spread out: the last layer begins with zeros."""
+    torch.manual_seed(0)
+    network = build(main.config() | dict(MODEL=name, WIDTH=8))
+    with torch.no_grad():
+        for weights in network.core.parameters():
+            weights.normal_(std=0.5)
+    return network.eval()
+
+
+# What a cell sees
+
+
+def slow_planes(walls, value, y, x):
+    """Of one cell: eight times, is it a wall, and eight times, how much higher it is."""
+    wall, higher = [], []
+    for dy, dx in SQUARE:
+        v, u = y + dy, x + dx
+        inside = 0 <= v < walls.shape[0] and 0 <= u < walls.shape[1]
+        wall.append(int(not inside or walls[v, u]))
+        higher.append(0 if wall[-1] else max(-1, min(1, int(value[v, u]) - int(value[y, x]))))
+    return [wall, higher]
+
+
+@pytest.mark.parametrize("h, w", [(6, 7), (1, 9), (8, 2), (1, 1)])
+def test_a_cell_sees_its_neighbours_and_adds_what_it_says_to_its_value(h, w):
+    """Whatever it says: with a table of random numbers. The goal stays worth 0."""
+    b = 3
+    mazes = reference.random_mazes(b, h, w)
+    change = torch.randint(-3, 3, (model.VIEWS,), generator=seeded(h), dtype=torch.int32)
+    wanted, kinds = torch.zeros(h, w, b, dtype=torch.int32), set()
+    for value, view in itertools.islice(model.looks(change, mazes.walls, mazes.goal), 9):
+        assert torch.equal(value, wanted)
+        planes = model.planes_of(view.flatten()).view(2, 8, h, w, b)
+        for y, x, i in np.ndindex(h, w, b):
+            if mazes.walls[y, x, i] or y * w + x == mazes.goal[i]:
+                assert view[y, x, i] == 0
+                continue
+            seen = slow_planes(mazes.walls[..., i].numpy(), value[..., i].numpy(), y, x)
+            assert planes[:, :, y, x, i].tolist() == seen
+            kinds.add(str(seen))
+            wanted[y, x, i] += change[view[y, x, i]]
+    assert len(kinds) >= (100 if h > 1 and w > 2 else h * w > 1)
+
+
+def test_there_are_as_many_views_as_things_to_see():
+    """Each of eight neighbours is a wall, lower, as high, or higher."""
+    planes = model.planes_of(torch.arange(model.VIEWS))
+    pairs = planes.flatten(1).t().unique(dim=0).tolist()
+    assert sorted(pairs) == [[0, -1], [0, 0], [0, 1], [1, 0]]
+    assert len(planes.flatten(0, 1).t().unique(dim=0)) == 4**8
+
+
+# Every small maze
+
+
+def all_mazes(h, w):
+    """All fields of h x w cells with all goals: batches of mazes."""
+    number = torch.arange(2 ** (h * w))
+    fields = torch.stack([number >> i & 1 for i in range(h * w)]).bool().view(h, w, -1)
+    for goal in range(h * w):
+        walls = fields[..., ~fields.flatten(0, 1)[goal]]
+        for part in walls.split(4096, -1):
+            goals = torch.full((part.shape[-1],), goal)
+            yield maze.Mazes(part, goals, goals)
+
+
+def flooded(walls, goal):
+    """Steps to the goal, the same in all mazes (H, W, B), by numpy: water that rises."""
+    h, w, _ = walls.shape
+    dry, away = ~walls, np.full(walls.shape, -1)
+    wet = np.zeros_like(dry)
+    wet[goal // w, goal % w] = True
+    for steps in range(h * w):
+        away[wet & dry] = steps
+        dry &= ~wet
+        rim = np.pad(wet, [(1, 1), (1, 1), (0, 0)])
+        wet = (rim[2:, 1:-1] | rim[:-2, 1:-1] | rim[1:-1, 2:] | rim[1:-1, :-2]) & dry
+    return away
+
+
+def test_every_maze_of_up_to_4x4_cells_is_walked_by_a_shortest_path(proved):
+    """From every start to every goal, whatever the walls: where each step is one step nearer."""
+    walked = 0
+    for h, w in itertools.product(range(1, 5), repeat=2):
+        for mazes in all_mazes(h, w):
+            thoughts = proved.begin(mazes)
+            away = torch.from_numpy(flooded(mazes.walls.numpy(), int(mazes.goal[0])))
+            assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].int())
+            assert (next_to(away, thoughts.greedy()) == away - 1)[away > 0].all()
+            walked += int((away > 0).sum())
+    assert walked > 2_000_000
+
+
+# The proof
+
+# How a kind of view is to be answered, as one sees it: (the change of V, the actions).
+KINDS = {
+    "###/-o+/###": (0, ["right"]),  # a corridor
+    "-+-/-o-/---": (0, ["up"]),  # the best neighbour is nearer
+    "#+#/+o=/#-#": (0, ["up", "left"]),  # two of them
+    "=+=/+o+/=+=": (0, ["up", "down", "left", "right"]),
+    "-=-/-o-/---": (-1, ["up"]),  # as far
+    "###/#o=/###": (-1, ["up", "down", "left", "right"]),  # to stay, at a wall, is as good
+    "---/-o-/---": (-2, ["up", "down", "left", "right"]),  # all four farther
+    "---/-o-/-#-": (-1, ["down"]),  # but it could stay
+    "-#-/-o#/-#-": (-1, ["up", "down", "right"]),
+    "+#+/#o#/+#+": (-1, ["up", "down", "left", "right"]),  # closed in
+    "+-+/-o-/+-+": (-2, ["up", "down", "left", "right"]),  # only diagonally is it nearer
+    "+=#/-o-/+-+": (-1, ["up"]),
+    "-=#/-o-/+--": (-1, ["up"]),  # the same but for the diagonal neighbours
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drawing", KINDS)
+def test_one_wrong_view_is_found_and_shown(proved, drawing, capsys):
+    view, (right, ways) = view_of(drawing), KINDS[drawing]
+    only = torch.zeros(model.VIEWS, dtype=torch.bool)
+    only[view] = True
+    assert proof.report(proved) == 0 and proof.wrong_views(proved) == 0
+    assert proved.change[view] == right and list(MOVES)[proved.action[view]] in ways
+    for change in {*range(-9, 10)} - {right}:
+        wrong = copy.deepcopy(proved)
+        wrong.change[view] = change
+        assert torch.equal(model.wrong_views(wrong), only)
+        assert proof.report(wrong) == 1
+    for action, name in enumerate(MOVES):
+        wrong = copy.deepcopy(proved)
+        wrong.action[view] = action
+        assert proof.wrong_views(wrong) == proof.report(wrong) == (name not in ways)
+    wrong.change[view], wrong.action[view] = right - 1, 0
+    capsys.readouterr()
+    assert proof.report(wrong) == 1
+    said = capsys.readouterr().out
+    assert "1 of the 65,536" in said and f"V changes by {right - 1:+d}, it goes up" in said
+    assert f"V changes by {right:+d}, it goes {' or '.join(ways)}\n" in said
+    for row in drawing.split("/"):
+        assert "    " + " ".join(row) in said
+
+
+def test_of_all_views_just_the_wrong_answers_are_refused(proved):
+    """Every change and every action in every view, against a count in plain numpy."""
+    sign = np.indices((4,) * 8).reshape(8, -1)[::-1]  # neighbour k: digit k from the right
+    after = np.stack([np.where(sign[k] == 0, 0, sign[k] - 2) for k in MOVES.values()])
+    best = after.max(0)
+    for action in range(4):
+        proved.action.fill_(action)
+        assert np.array_equal(model.wrong_views(proved).numpy(), after[action] != best)
+    proved.action.copy_(torch.from_numpy(after.argmax(0)))
+    for change in range(-9, 10):
+        proved.change.fill_(change)
+        assert np.array_equal(model.wrong_views(proved).numpy(), best - 1 != change)
+
+
+def test_a_network_with_one_wrong_view_fails_where_it_is_seen(proved):
+    """It goes to and fro, or stays in a dead end that it takes to be as near as the next cell."""
+    there, back = (reference.corridor(7, start, goal) for start, goal in ((0, 6), (6, 0)))
+    actions, changes = copy.deepcopy(proved), copy.deepcopy(proved)
+    actions.action[view_of("###/-o+/###")] = 2
+    dead_end = view_of("###/#o=/###")
+    changes.change[dead_end], changes.action[dead_end] = 0, 0  # to bump is as good as to go
+    for network, fails in ((proved, False), (actions, True), (changes, True)):
+        assert proof.wrong_views(network) == fails
+        ends = [main.rollout(network, mazes, 6)[0].cells[-1].item() for mazes in (there, back)]
+        assert (ends == [6, 0]) != fails
+
+
+def test_a_network_that_says_no_number_is_not_proved(proved):
+    with torch.no_grad():
+        proved.core.q.bias.fill_(torch.nan)
+    assert proof.wrong_views(proved.eval()) > 0
+
+
+# Thinking
+
+
+def test_thinking_is_value_iteration(proved):
+    """Look for look, from 0: V(s) = -1 + max V(s'), in all cells, those cut off too."""
+    for mazes in mazes_of_all_kinds():
+        (h, w, b), goal = mazes.walls.shape, mazes.goal.numpy()
+        after = np.stack([reference.moves(walls) for walls in mazes.walls.permute(2, 0, 1).numpy()])
+        away, wanted = steps_to_goal(mazes).numpy(), np.zeros((b, h * w))
+        infinite = np.where(away < 0, 10**6, away)
+        looks = model.looks(proved.change, mazes.walls, mazes.goal)
+        for k, (value, _) in enumerate(itertools.islice(looks, 25)):
+            is_open, iterated = ~mazes.walls.numpy(), np.moveaxis(wanted.reshape(b, h, w), 0, -1)
+            assert np.array_equal(value.numpy()[is_open], iterated[is_open])
+            assert np.array_equal(iterated[is_open], -np.minimum(k, infinite)[is_open])
+            wanted = -1 + np.stack([v[next_cells] for v, next_cells in zip(wanted, after)]).max(1)
+            wanted[np.arange(b), goal] = 0
+
+
+def test_thinking_ends_with_the_exact_distances_and_no_later_than_it_must(proved):
+    """Two looks after the farthest cell has its value, and one that sees nothing new."""
+    cut_off = 0
+    for mazes in mazes_of_all_kinds():
+        away, thoughts = steps_to_goal(mazes), proved.begin(mazes)
+        assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].int())
+        assert thoughts.value.min() >= -(away.max() + 3)
+        assert not thoughts.value[mazes.walls].any()
+        assert (next_to(away, thoughts.greedy()) == away - 1)[away > 0].all()
+        assert ((thoughts.q().amax(0) + away)[away > 0].abs() <= 0.5).all()
+        cut_off += int(((away < 0) & ~mazes.walls).sum())
+    assert cut_off > 200
+
+
+@pytest.mark.parametrize("looks", [1, 2, 5, 12, 1000])
+def test_with_k_looks_the_cells_within_k_steps_know_the_way(proved, looks):
+    """And no others: they see no neighbour that is nearer."""
+    limited = build(main.config() | dict(LOOKS=looks))
+    limited.load_state_dict(proved.state_dict())
+    mazes = reference.random_mazes(40, 9, 8, share=0.25)
+    away, thoughts = steps_to_goal(mazes), limited.begin(mazes, 100)
+    within, beyond = (away > 0) & (away <= looks), away > looks
+    assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].clamp(max=looks).int())
+    assert (next_to(away, thoughts.greedy()) == away - 1)[within].all()
+    nearer = model.planes_of(thoughts.view.flatten())[1, list(MOVES.values())].amax(0) > 0
+    assert not nearer.view(away.shape)[beyond].any()
+    assert within.any() and (beyond.any() or looks > 20)
+    assert proof.report(limited) == 1
+    fewer = proved.begin(mazes, looks)  # the same, asked for as training asks
+    assert torch.equal(fewer.value, thoughts.value) and torch.equal(fewer.view, thoughts.view)
+
+
+def test_a_way_of_more_than_32_767_steps_is_right(proved):
+    walls = torch.from_numpy(reference.serpentine(257))[..., None]
+    goal = torch.tensor([0])
+    mazes = maze.Mazes(walls, goal, goal)
+    value, away = proved.begin(mazes).value, steps_to_goal(mazes)
+    assert away.max() > 32_767
+    assert torch.equal(value[away >= 0], -away[away >= 0].int())
+
+
+def test_mazes_of_a_batch_do_not_disturb_each_other(proved):
+    """Though thinking goes on until the last of them is at rest."""
+    mazes = reference.random_mazes(30, 9, 10, share=0.4)
+    thoughts, away = proved.begin(mazes), steps_to_goal(mazes)
+    reached, farthest = away > 0, set()
+    for part in [torch.tensor([i]) for i in range(30)] + [slice(10, 20), torch.tensor([7, 2, 2])]:
+        few, own = proved.begin(mazes.select(part)), reached[..., part]
+        assert torch.equal(few.value[own], thoughts.value[..., part][own])
+        assert torch.equal(few.greedy()[own], thoughts.greedy()[..., part][own])
+        assert torch.equal(few.q()[:, own], thoughts.q()[..., part][:, own])
+        farthest.add(int(away[..., part].max()))
+    assert len(farthest) > 5
+
+
+# Lazy looks
+
+
+def test_lazy_thinking_is_thinking_number_for_number(proved_run):
+    """However a network answers, whether it ever comes to rest, and however often it may look."""
+    network, record = proved_run
+    right, early = network.change, record["early"]["change"]
+    tables = dict(proved=right, early=early, untrained=torch.zeros_like(right))
+    few = torch.rand(model.VIEWS, generator=seeded()) < 0.02
+    tables["some wrong"] = right.masked_fill(few, -2)
+    for low, high in [(-1, 0), (-2, 0), (-1, 1), (0, 3), (-9, 9), (-9, -9)]:
+        table = torch.randint(low, high + 1, (model.VIEWS,), generator=seeded(), dtype=torch.int32)
+        tables[low, high] = table
+    assert (early != right).any()
+    restless, slow = set(), None
+    for mazes, (name, change) in itertools.product(mazes_of_all_kinds(), tables.items()):
+        for most in (0, 1, 2, 5, 79, 80):
+            slow, before = model.think(change, mazes.walls, mazes.goal, most), slow
+            fast = lazy.think(change, mazes.walls, mazes.goal, most)
+            assert all(map(torch.equal, slow, fast)), (mazes.walls.shape, name, most)
+            assert [x.dtype for x in fast] == [torch.int32] * 2
+        restless |= set() if torch.equal(before[1], slow[1]) else {name}
+    assert "proved" not in restless and len(restless) > 2
+
+
+# Cores
+
+
+CORES = list(model.CORES)
+WIDE = dict(linear=68, mlp=2692, cnn=2644, attention=1569)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_core_gives_four_numbers_a_view_and_every_weight_learns(name):
+    """Before it has learned nothing costs anything yet."""
+    network = build(main.config() | main.AGENTS.get(f"thinks {name}", {}) | dict(MODEL=name))
+    assert sum(weights.numel() for weights in network.parameters()) == WIDE[name]
+    core = thinker(name).core
+    for n in (0, 1, 300):
+        planes = model.planes_of(torch.randint(model.VIEWS, (n,), generator=seeded()))
+        q = core(planes)
+        assert q.shape == (4, n) and q.isfinite().all() and not network.core(planes).any()
+    q.square().sum().backward()
+    assert all(weights.grad.any() for weights in core.parameters())
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_table_holds_what_the_core_says_once_it_is_asked(name):
+    """Once its weights have changed and it is to be used, not before; walled in there is no way."""
+    network, views = thinker(name), torch.randint(model.VIEWS, (400,), generator=seeded())
+    planes, closed_in = model.planes_of(views), view_of("=#-/#o#/+#=")
+    for _ in range(2):
+        apart = torch.cat([network.core(planes[..., i : i + 1]) for i in range(400)], 1)
+        wanted = torch.where(planes[0, list(MOVES.values())].all(0), -1, apart)
+        table, best = network.table[:, views], network.table.amax(0)
+        assert torch.allclose(table, wanted, atol=1e-4)
+        assert (network.table[:, closed_in] == -1).all()
+        assert torch.equal(network.table.gather(0, network.action.long()[None])[0], best)
+        off = (network.change - best).abs()[best.abs() < 9]
+        assert off.max() <= 0.5 and len(off) > 5000
+        before = network.train().table.clone()
+        with torch.no_grad():
+            network.core.q.bias += 1
+        assert torch.equal(network.table, before)
+        network.eval()
+
+
+def test_cnn_is_two_convolutions_of_the_square_around_the_cell():
+    core = thinker("cnn").core
+    views = torch.randint(model.VIEWS, (50,), generator=seeded())
+    square = torch.zeros(50, 2, 3, 3)
+    for k, (dy, dx) in enumerate(SQUARE):  # the cell itself is nothing
+        square[:, :, 1 + dy, 1 + dx] = model.planes_of(views)[:, k].t()
+    first = core.first.weight.view(8, 2, 2, 2)
+    second = core.second.weight.view(8, 2, 2, 8).permute(0, 3, 1, 2)
+    found = torch.conv2d(square, first, core.first.bias).relu()
+    found = torch.conv2d(found, second, core.second.bias).relu()
+    assert found.shape == (50, 8, 1, 1) and (found > 0).any()
+    assert torch.allclose(core(model.planes_of(views)), core.q(found[..., 0, 0]).t(), rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_weighs_the_neighbours_for_each_action():
+    core, views = thinker("attention").core, torch.randint(model.VIEWS, (6,), generator=seeded())
+    planes = model.planes_of(views)
+    q = core(planes)
+    for i, action in np.ndindex(6, 4):
+        tokens = [core.token(planes[:, k, i]) + core.place[:, k, 0] for k in range(8)]
+        score = np.array([float(core.query.weight[action] @ token) for token in tokens])
+        share = np.exp(score - score.max())
+        share /= share.sum()
+        brought = sum(float(s) * token for s, token in zip(share, tokens))
+        wanted = core.q(core.hidden(brought).relu())
+        assert float(q[action, i]) == pytest.approx(float(wanted), rel=1e-3, abs=1e-3)
+
+
+@torch.no_grad()
+def test_linear_core_can_be_the_backup_itself():
+    """Each action costs a step, and leads to the neighbour in its direction; a wall counts 0."""
+    network = build(main.config() | dict(MODEL="linear"))
+    network.core.q.bias.fill_(-1)
+    for action, k in enumerate(MOVES.values()):
+        network.core.q.weight[action, 8 + k] = 1
+    assert proof.wrong_views(network.eval()) == 0
+    mazes = next(mazes_of_all_kinds())
+    away = steps_to_goal(mazes)
+    error = network.begin(mazes).q() - maze.optimal_q(mazes, away)
+    assert error[:, away > 0].abs().max() < 1e-5
+
+
+# On a map
+
+
+@pytest.mark.parametrize("vision", [1, 2])
+@pytest.mark.parametrize("epsilon", [0.0, 0.6])
+def test_agent_on_a_map_plans_on_what_it_has_seen_and_takes_the_rest_for_open(
+    proved, vision, epsilon
+):
+    b, steps = 25, 30
+    agent = build(main.config() | dict(VISION=vision, MEMORY="map"))
+    agent.thinker.load_state_dict(proved.state_dict())
+    mazes = reference.random_mazes(b, 9, 10, share=0.35)
+    episodes, sight = main.rollout(agent, mazes, steps, torch.full((b,), epsilon), seeded())
+    view, value, next_value = sight.seen(episodes.cells)
+    assert all(map(torch.equal, episodes.seen, (view, value, next_value)))
+    detours = 0
+    for i in range(b):
+        walls, goal = mazes.walls[..., i].numpy(), int(mazes.goal[i])
+        cells, known = episodes.cells[:, i].tolist(), np.zeros_like(walls)
+        for t, cell in enumerate(cells):
+            before = reference.distances(known, goal).flat if t else None
+            seen = reference.in_windows(walls.shape, cells[: t + 1], vision)
+            known = walls & seen
+            away = reference.distances(known, goal).flat
+            if t and before[cell] >= 0:
+                assert next_value[t - 1, i] == -before[cell]
+            if away[cell] < 0:
+                break  # it knows that there is no way
+            assert value[t, i] == -away[cell]
+            if t < steps and cell != goal and not epsilon:
+                planned = reference.step(known, goal, cell, int(episodes.actions[t, i]))
+                assert away[planned] == away[cell] - 1 and cells[t + 1] == planned
+            detours += t > 0 and away[cell] > before[cell]
+    assert detours > 5
+    # What it saw can be found out again from where it walked.
+    assert torch.equal(recall(agent, episodes).seen, episodes.seen)

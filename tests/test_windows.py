@@ -1,0 +1,158 @@
+"""Agents that see a window of the maze, against windows cut out slowly."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+import main
+import maze
+import model
+from support.agents import build, recall
+
+MEMORIES = "none", "trail", "gru"
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def agent_with(memory, radius=1, compass=True, seed=0):
+    """An agent that doesn't do the same everywhere."""
+    torch.manual_seed(seed)
+    own = dict(VISION=radius, MEMORY=memory, COMPASS=compass, WIDTH=16)
+    agent = build(main.config() | main.AGENTS["window"] | own)
+    for weights in agent.parameters():
+        torch.nn.init.normal_(weights)
+    return agent.eval()
+
+
+def explored(memory, steps=20, h=7, w=6, epsilon=0.3, **how):
+    """(an agent, what 30 episodes of it saw and did, its sight)"""
+    agent, mazes = agent_with(memory, **how), reference.random_mazes(30, h, w, share=0.2)
+    return agent, *main.rollout(agent, mazes, steps, torch.full((30,), epsilon), seeded(3))
+
+
+def step_by_step(agent, mazes, cells):
+    """Q as the agent finds it on its way: (4, T + 1, B)."""
+    sight = agent.begin(mazes)
+    for here in cells:
+        sight.act(here)
+    return sight.q().detach()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_it_acts_by_the_q_that_it_learns_from(memory):
+    """Seen again, by itself or among other episodes, a way looks the same."""
+    agent, episodes, sight = explored(memory, epsilon=0.0)
+    q = agent.q(episodes)
+    assert q.shape == (4, 21, 30) and q.requires_grad and torch.allclose(q, sight.q(), atol=1e-5)
+    taken = q[:, :-1].gather(0, episodes.actions[None])[0]
+    assert torch.allclose(taken, q[:, :-1].amax(0), atol=1e-4)
+    assert len(episodes.actions.unique()) > 2
+    steps = torch.randint(600, (50,), generator=seeded())
+    assert torch.allclose(agent.q(episodes, steps), q.flatten(1)[:, steps], atol=1e-5)
+    assert torch.equal(recall(agent, episodes).seen, episodes.seen)
+    few = episodes.select(slice(4, 9))
+    assert torch.equal(recall(agent, few).seen, episodes.seen[..., 4:9])
+    assert torch.allclose(agent.q(few), q[..., 4:9], atol=1e-4)
+    assert torch.equal(agent.counts(episodes, 3), episodes.cells[:-1] != episodes.mazes.goal)
+
+
+@pytest.mark.parametrize("compass", [True, False])
+@pytest.mark.parametrize("memory, radius", [("none", 2), ("trail", 1)])
+def test_it_sees_the_window_the_goal_where_it_was_and_the_way_as_the_crow_flies(
+    memory, radius, compass
+):
+    _, episodes, _ = explored(memory, radius=radius, compass=compass)
+    for b in range(30):
+        walls, goal = episodes.mazes.walls[..., b].numpy(), int(episodes.mazes.goal[b])
+        times, last, there = np.zeros((7, 6)), np.full((7, 6), -np.inf), np.zeros((7, 6))
+        there.flat[goal] = 1
+        for t, cell in enumerate(episodes.cells[:, b].tolist()):
+            times.flat[cell] += 1
+            last.flat[cell] = t
+            planes = [
+                reference.window(walls, cell, radius),
+                reference.window(there, cell, radius, 0),
+            ]
+            if memory == "trail":  # how often, and how lately
+                planes.append(reference.window(np.minimum(1, times / 4), cell, radius, 0))
+                planes.append(reference.window(0.9 ** (t - last), cell, radius, 0))
+            way = np.array([goal // 6 - cell // 6, goal % 6 - cell % 6]) * compass
+            way = [way / 16, way / max(1, np.hypot(*way))]
+            wanted = np.concatenate([np.ravel(x) for x in (*planes, *way)])
+            assert episodes.seen[:, t, b].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_only_walls_that_were_in_a_window_matter(memory, radius):
+    agent, episodes, _ = explored(memory, radius=radius, steps=6, h=9, w=9)
+    mazes, dice = episodes.mazes, seeded(5)
+    other, inside = mazes.walls.clone(), mazes.walls.clone()
+    for b in range(30):
+        seen = torch.from_numpy(reference.in_windows((9, 9), episodes.cells[:, b], radius))
+        other[..., b] ^= ~seen & (torch.rand(9, 9, generator=dice) < 0.5)
+        inside[..., b] ^= seen
+    q, same, changed = (
+        step_by_step(agent, mazes._replace(walls=walls), episodes.cells)
+        for walls in (mazes.walls, other, inside)
+    )
+    assert not torch.equal(other, mazes.walls)
+    assert torch.equal(q, same) and not torch.allclose(q, changed)
+
+
+HISTORIES = dict(far=[0, 40], farther=[8, 40], near=[39, 40], twice=[40, 40])
+
+
+@pytest.mark.parametrize(
+    "memory, unlike",
+    [("none", []), ("trail", ["near", "twice"]), ("gru", ["farther", "near", "twice"])],
+)
+def test_what_was_seen_before_counts_as_far_as_it_is_remembered(memory, unlike):
+    """In an open hall, with the goal in the corner."""
+    walls, goal = torch.zeros(9, 9, 1, dtype=torch.bool), torch.tensor([80])
+    agent, mazes = agent_with(memory), maze.Mazes(walls, goal, goal)
+    q = {
+        name: step_by_step(agent, mazes, torch.tensor(cells)[:, None])[:, -1]
+        for name, cells in HISTORIES.items()
+    }
+    assert [name for name in q if not torch.equal(q[name], q["far"])] == unlike
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("memory, lam", [("none", 0.0), ("trail", 0.8), ("gru", 0.0)])
+def test_targets_are_those_of_the_definition_with_values_that_a_return_can_have(
+    monkeypatch, memory, lam, double
+):
+    """With the potential of the next cell, Q is less than a return by that much."""
+    for name, value in dict(main.AGENTS["window"], SHAPING="manhattan", NOVELTY=0.1).items():
+        monkeypatch.setattr(main, name, value)
+    online, target = agent_with(memory), agent_with(memory, seed=1)
+    mazes = reference.random_mazes(30, 7, 6, share=0.2)
+    episodes, _ = main.rollout(online, mazes, 20, torch.full((30,), 0.3), seeded(3))
+    target.limits = 0, 1 + 0.1 * main.MAX_EP_LENGTH
+    q, late = (agent.q(episodes).detach() for agent in (online, target))
+    phi = episodes.potential
+    bounded = (late + phi).clamp(0, 1 + 0.1 * main.MAX_EP_LENGTH) - phi
+    assert (bounded < late)[1:].any() and (bounded > late)[1:].any() and phi.any()
+    fast = model.td_targets(online, target, episodes, 0.98, lam, double)
+    slow = reference.td_targets(q, bounded, episodes, 0.98, lam, double)
+    counts = episodes.cells[:-1] != mazes.goal
+    assert torch.allclose(fast[counts], slow[counts].float(), atol=1e-4)
+    assert (episodes.cells[-1] == mazes.goal).any()
+
+
+@pytest.mark.parametrize("step, goal, novelty", [(0, 1, 0), (-0.1, 1, 0), (0, 1, 0.2), (-1, 0, 2)])
+def test_limits_of_a_window_are_the_least_and_the_greatest_return(step, goal, novelty):
+    """Of an episode that never arrives, or does, and that finds something new, or does not."""
+    own = dict(VISION=1, STEP_REWARD=step, GOAL_REWARD=goal, NOVELTY=novelty, MAX_EP_LENGTH=10)
+    least, most = build(main.config() | own).limits
+    returns = [
+        n * step + (n * novelty if new else 0) + (goal if arrives else 0)
+        for n in range(11)
+        for new in (False, True)
+        for arrives in (False, True)
+    ]
+    assert (least, most) == pytest.approx((min(returns), max(returns)))

@@ -14,7 +14,6 @@ started = time.perf_counter()  # before the imports, so that they count
 import copy
 import math
 import sys
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,27 +29,26 @@ from support.errors import exit_status
 from support.processes import RANK, WORLD, all_reduce_sum, say
 from support.replay import Replay, minibatches
 from support.report import report
-from support.run import Reporter, profiled, resume, stop_if_not_finite
+from support.run import Learner, Reporter, profiled, resume, stop_if_not_finite
 
 # fmt: off
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
 DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
-DIFFICULTY_MIN = 0.0    # fewest; a training maze draws its share in between, times the curriculum's
-                        # level. Evaluation walks mazes with all their walls
+DIFFICULTY_MIN = 0.0    # fewest; a training maze draws its share. Evaluation: all walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
 # The agent
-MODEL = "mlp"           # the core that thinks: "linear", "mlp", "cnn", "attention"
+THINK = True            # MODEL is the core of an agent that thinks; False: a plain network
+MODEL = "mlp"           # "linear" (thinks only), "mlp", "cnn", "attention"
 WIDTH = 128             # units or channels of a layer
-LOOKS = 0               # most looks of an agent that thinks; 0: until no cell sees anything new
+LOOKS = 0               # most looks, or rounds of a plain CNN; 0: until nothing changes any more
 VISION = 0              # 0: sees the whole maze; r: the (2r + 1)^2 cells around it, through walls
 COMPASS = True          # with VISION: knows how far the goal is to the south and to the east
-MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru" (recurrent), or "map":
-                        # it thinks about a map of all that it has seen
+MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru", "map" (it thinks)
 
 # Reward
 STEP_REWARD = -1.0      # for every step
@@ -60,7 +58,10 @@ NOVELTY = 0.0           # for each cell that is new in this episode
 
 # Learning
 GAMMA = 1.0             # discount a step; 1: a value is a number of steps
-LAMBDA = 0.0            # 0: targets of one step; 1: to the end of the greedy way
+CREDIT = "step"         # a step learns from "step": the next V; "lambda": the way on; "episode":
+                        # all that its own episode found out
+LAMBDA = 0.9            # with CREDIT="lambda"; 0: one step; 1: to the end of the greedy way
+UNIT = "q"              # what is learned: "q"; or "advantage": Q - V, steps lost by an action
 LR = 0.01               # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
 UPDATES = 40            # gradient steps a batch, on its parts
@@ -103,13 +104,17 @@ CHECKPOINT = ""         # the file that `solve` and `prove` read; "": checkpoint
 PROFILE = False         # run under cProfile: prints the 30 slowest calls, saves training_stats
 
 # What other kinds of agent need in place of these. The command line beats both.
+PLAIN = dict(CREDIT="episode", UNIT="advantage", DIFFICULTY_MIN=1.0, UPDATES=32,
+             CURRICULUM_SUCCESS=0.6, CURRICULUM_STEP=0.05, EVAL_EVERY=5, EVAL_MAZES=2_000)
 AGENTS = {
     "thinks cnn": dict(WIDTH=24, LR=0.005),
     "thinks attention": dict(WIDTH=32, LR=0.005, UPDATES=80),
+    "plain cnn": dict(WIDTH=16, LR=0.006, NUM_EPISODES=61_440, **PLAIN),
+    "plain mlp": dict(WIDTH=512, LR=0.001, NUM_EPISODES=102_400, **PLAIN),
+    "plain attention": dict(WIDTH=32, LR=0.002, NUM_EPISODES=40_960, **PLAIN),
     "map": dict(NUM_EPISODES=10_240),
-    "window": dict(WIDTH=128, DIFFICULTY_MIN=0.5, STEP_REWARD=0.0, GOAL_REWARD=1.0, GAMMA=0.98,
-                   LAMBDA=0.9, LR=0.002, UPDATES=20, TARGET_SYNCS=4, HUBER=0.05, EVAL_EVERY=5,
-                   CURRICULUM_SUCCESS=0.7, CURRICULUM_STEP=0.05, NUM_EPISODES=102_400),
+    "window": PLAIN | dict(WIDTH=128, MAX_EP_LENGTH=200, LR=0.002, UPDATES=20, HUBER=0.05,
+                           CURRICULUM_SUCCESS=0.5, NUM_EPISODES=51_200),
 }
 # fmt: on
 
@@ -128,21 +133,10 @@ WRITTEN = config()  # the constants as they stand above
 # Training: draw mazes -> act -> learn -> evaluate
 
 
-class Learner(NamedTuple):
-    """All that changes while it learns. replay: a `Replay`, or None."""
-
-    online: torch.nn.Module
-    target: torch.nn.Module
-    optimizer: Adam
-    replay: Replay | None
-    generator: torch.Generator
-
-
 def train(device, reporter=None, asked_to_stop=lambda: False):
-    """Trains an agent with the constants as they stand.
+    """Trains an agent with the constants as they stand. reporter: see `support.run.Reporter`.
 
-    Returns the network, the record of the run with its history, and the bit-packed mazes that it
-    trained on, and that it has never seen. reporter: see `support.run.Reporter`.
+    Returns it, the record of the run, and the bit-packed mazes that it trained on and never saw.
     """
     torch.manual_seed(SEED)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -155,8 +149,8 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
     least_exploring = order < max(1, BSZ // 4)
     batches = math.ceil(NUM_EPISODES / BSZ)
-    record = dict(batch=0, level=float(CURRICULUM == "off"), env_steps=0, history=[])
-    record.update(proved=False, began=started)
+    level = float(CURRICULUM == "off")
+    record = dict(batch=0, level=level, env_steps=0, history=[], proved=False, began=started)
     if RESUME:
         record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
     wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
@@ -170,12 +164,11 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     for batch in range(record["batch"], 0 if UNTIL_PROVED and record["proved"] else batches):
         processes.seed_differently(generator, SEED, batch)
         farthest = 1 + round(record["level"] * (MAX_START_DISTANCE - 1))
-        most_looks = 8 + 2 * farthest  # a network that has not learned yet may never come to rest
         mazes = draw(cache, len(order), record["level"], farthest, generator)
-        episodes, _ = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator, most_looks)
+        episodes, _ = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator, farthest)
 
         optimizer.lr = LR * min(1, (1 - batch / batches) / LR_DECAY) if LR_DECAY else LR
-        losses, grad_norms = learn(learner, episodes, batch / batches, most_looks)
+        losses, grad_norms = learn(learner, episodes, batch / batches, farthest)
         stop_if_not_finite(config(), losses, grad_norms, *online.parameters())
 
         away = episodes.cells != episodes.mazes.goal
@@ -184,15 +177,14 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
         level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
         evaluating, wrong = batch % EVAL_EVERY == 0, proof.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
-        record.update(batch=batch + 1, env_steps=record["env_steps"] + steps, level=level)
-        record.update(proved=proved)
+        steps += record["env_steps"]
+        record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved)
         last = batch + 1 == batches or (UNTIL_PROVED and proved)
         last = processes.any_of_them(last or asked_to_stop(), device)
         if RANK == 0 and (evaluating or last):
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
-            scores = evaluate(online, *sample)
-            row = metrics.row(config(), record, optimizer.lr, scores, means, wrong)
-            record["history"].append(row)
+            found = optimizer.lr, evaluate(online, *sample), means, wrong
+            record["history"].append(metrics.row(config(), record, *found))
             record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
                 reporter.evaluated(learner, record)
@@ -205,7 +197,7 @@ def draw(cache, n: int, level: float, farthest: int, generator) -> Mazes:
     """n training mazes at the curriculum's level, starts at most `farthest` steps away."""
     index = torch.randint(cache.shape[1], (n,), generator=generator, device=cache.device)
     share = torch.rand(n, generator=generator, device=cache.device)
-    difficulty = level * (DIFFICULTY_MIN + share * (DIFFICULTY - DIFFICULTY_MIN))
+    difficulty = DIFFICULTY_MIN + level * share * (DIFFICULTY - DIFFICULTY_MIN)
     return maze.draw(cache[:, index], GRID, difficulty, farthest, GOAL, generator)
 
 
@@ -219,16 +211,16 @@ def next_level(level: float, share_done: float, success: float) -> float:
 
 
 # --------------------------------------------------------------------------------------------------
-# Acting: network -> Q -> moves -> episodes
+# Acting: network -> Q -> moves -> episodes -> scores
 
 
 @torch.no_grad()
-def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None, most_looks=None):
+def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None, farthest=None):
     """Walks every maze for `steps` steps, greedily but for random actions with chance epsilon (B,).
 
-    Returns the `Episodes`, and the `sight` that the network had of the mazes (see model.py).
+    Returns the `Episodes`, and the `sight` that it had of the mazes (see support/agents.py).
     """
-    sight, shape = network.begin(mazes, most_looks), (steps, len(mazes.goal))
+    sight, shape = network.begin(mazes, farthest), (steps, len(mazes.goal))
     # (steps, B): a random action, 0..3, with chance epsilon; else 4, the greedy one.
     choices = torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
     if epsilon is not None:
@@ -247,15 +239,34 @@ def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None, mos
 
 def with_rewards(mazes: Mazes, cells, actions, seen) -> Episodes:
     """The episodes with what their steps earn."""
-    kinds = STEP_REWARD, GOAL_REWARD, NOVELTY, SHAPING, GAMMA
-    return Episodes(mazes, cells, actions, *maze.rewards(mazes, cells, *kinds), seen)
+    earned = maze.rewards(mazes, cells, STEP_REWARD, GOAL_REWARD, NOVELTY, SHAPING, GAMMA)
+    return Episodes(mazes, cells, actions, *earned, seen)
+
+
+@torch.no_grad()
+def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
+    """How the greedy agent does in each maze: a dictionary of float tensors (B,).
+
+    distance (H, W, B): the exact one. steps: MAX_EP_LENGTH if not given. cells: to do at once.
+    """
+    scores, chunk = [], max(1, cells // distance[..., 0].numel())
+    for i in range(0, len(mazes.goal), chunk):
+        part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
+        episodes, sight = rollout(network, part, steps or MAX_EP_LENGTH)
+        exact = maze.optimal_q(part, d, GAMMA, STEP_REWARD, GOAL_REWARD)
+        if UNIT == "advantage":
+            exact = exact - exact.amax(0)
+        elif SHAPING != "none":  # it learns Q less the potential
+            exact = exact - maze.potential(part, SHAPING, GAMMA)
+        scores.append(metrics.score(network, episodes, sight, d, exact))
+    return {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
 
 
 # --------------------------------------------------------------------------------------------------
 # Learning: what was seen -> targets -> TD errors -> a gradient step
 
 
-def learn(learner: Learner, episodes: Episodes, share_done: float, most_looks=None):
+def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None):
     """UPDATES gradient steps, each on its own share of these episodes, or of remembered ones.
 
     share_done: of the run. Returns the losses and the norms of the gradient, (2, UPDATES).
@@ -277,12 +288,13 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, most_looks=No
             target.load_state_dict(online.state_dict())
         part = episodes.select(lanes)
         if replay or sync:  # it has changed since it walked, or it was not there
-            part = recall(target, part, most_looks)
-        td_target = model.td_targets(online, target, part, GAMMA, LAMBDA, DOUBLE)
+            part = recall(target, part, farthest)
+        how = GAMMA, CREDIT, LAMBDA, DOUBLE, UNIT == "advantage"
+        td_target, counts = model.td_targets(online, target, part, *how)
         if DOUBLE:
             target.load_state_dict(online.state_dict())
         online.train()
-        for some, steps in minibatches(online.counts(part, last - first), last - first):
+        for some, steps in minibatches(counts, last - first, online.kinds(part)):
             by_step = part.actions, td_target, weight[lanes].expand_as(td_target)
             action, wanted, weigh = (x[:, some].flatten()[steps] for x in by_step)
             error = online.q(part.select(some), steps).gather(0, action[None])[0] - wanted
@@ -290,31 +302,9 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, most_looks=No
             loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
             results.append(optimizer.step(loss * weigh))
             if replay:
-                errors = torch.zeros_like(td_target[:, some]).flatten()
-                errors = errors.scatter(0, steps, error.detach()).view(len(td_target), -1)
-                replay.set_priority(index[lanes][some], errors)
+                replay.set_priority(index[lanes][some], steps, error.detach())
         online.eval()
     return torch.stack(results, 1)
-
-
-# --------------------------------------------------------------------------------------------------
-# Evaluation
-
-
-@torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
-    """How the greedy agent does in each maze: a dictionary of float tensors (B,).
-
-    distance (H, W, B): the exact one. steps: after which it has failed, MAX_EP_LENGTH if not given.
-    cells: how many to think about at once.
-    """
-    scores, chunk = [], max(1, cells // distance[..., 0].numel())
-    for i in range(0, len(mazes.goal), chunk):
-        part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
-        episodes, sight = rollout(network, part, steps or MAX_EP_LENGTH)
-        exact = maze.optimal_q(part, d, GAMMA, STEP_REWARD, GOAL_REWARD)
-        scores.append(metrics.score(network, episodes, sight, d, exact))
-    return {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -329,8 +319,7 @@ def run():
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
         if RANK == 0:
             packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
-            sets = [metrics.test_set(config(), some) for some in packed]
-            return report(reporter, network, record, *sets, evaluate, rollout, asked_to_stop())
+            return report(reporter, network, record, packed, evaluate, rollout, asked_to_stop())
 
 
 def main(arguments: list[str]) -> int:
@@ -342,15 +331,13 @@ def main(arguments: list[str]) -> int:
         globals().update(settings.of_run(before, AGENTS, given))
         settings.check(config(), WORLD)
         if verb == "train":
-            profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
-            return
+            return profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
         mazes = mazefile.read(file, **places) if verb == "solve" else None
         device = processes.pick_device(DEVICE, THREADS)
-        network, _, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
-        if verb == "solve":
-            mazefile.solve(mazes, network, rollout, f"{OUT_DIR}/solved.png")
-        else:
-            wrong.append(proof.report(network))
+        network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
+        if verb == "prove":
+            return wrong.append(proof.report(network))
+        mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:
         return exit_status(command, config, training) or sum(wrong)

@@ -14,14 +14,11 @@ import torch.nn.functional as F
 
 
 class Mazes(NamedTuple):
-    """A batch of B mazes of one size, each with a goal and a start.
+    """A batch of B mazes of one size, each with a goal and a start."""
 
-    walls (H, W, B) bool; goal (B,) int64 cell; start (B,) int64 cell.
-    """
-
-    walls: torch.Tensor
-    goal: torch.Tensor
-    start: torch.Tensor
+    walls: torch.Tensor  # (H, W, B) bool
+    goal: torch.Tensor  # (B,) int64, a cell
+    start: torch.Tensor  # (B,) int64, a cell
 
     def to(self, device):
         return Mazes(*(x.to(device) for x in self))
@@ -46,7 +43,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
             if free: open the wall to a random one of them, go there, push it on the stack
             else: pop the stack and climb back to the room that is now on its top
 
-    All walkers are home after the same number of moves, so that no maze waits for another.
+    All walkers are home after the same number of moves.
     """
     side = (grid + 1) // 2
     width = 2 * side + 3  # with a rim of visited rooms, so that no move needs a bounds check
@@ -243,10 +240,9 @@ def rewards(mazes: Mazes, cells, step=-1.0, goal=0.0, novelty=0.0, shaping="none
 
 
 def potential(mazes: Mazes, shaping: str, gamma: float) -> torch.Tensor:
-    """What shaping holds each cell to be worth: (H, W, B).
+    """What shaping holds each cell to be worth: gamma ** (steps to the goal - 1), (H, W, B).
 
-    It is gamma to the power of the steps that remain once the cell is left, "manhattan": on a
-    straight way, "oracle": on a shortest one; 0 in the goal and where it can't be reached.
+    "manhattan": on a straight way, "oracle": on a shortest; 0 in the goal and where it is cut off.
     """
     if shaping == "oracle":
         distance = distances(mazes.walls, mazes.goal)
@@ -286,7 +282,7 @@ def distances(walls, goal, most=None) -> torch.Tensor:
 
 def shortest(mazes: Mazes, distance) -> torch.Tensor:
     """Steps on a shortest way from each start, given `distances` (H, W, B): (B,)."""
-    return distance.flatten(0, 1).gather(0, mazes.start[None])[0]
+    return along(distance, mazes.start[None])[0]
 
 
 def optimal_q(mazes: Mazes, distance, gamma=1.0, step=-1.0, goal=0.0) -> torch.Tensor:
@@ -302,11 +298,3 @@ def optimal_q(mazes: Mazes, distance, gamma=1.0, step=-1.0, goal=0.0) -> torch.T
     if gamma == 1:
         return step * (away + 1) + goal
     return step * (1 - gamma ** (away + 1)) / (1 - gamma) + gamma**away * goal
-
-
-def steps_of_q(q, gamma=1.0, step=-1.0, goal=0.0) -> torch.Tensor:
-    """The d(s') for which `optimal_q` gives q; inf where none is large enough."""
-    if gamma == 1:
-        return (q - goal) / step - 1
-    end = step / (1 - gamma)  # what walking on for ever would earn
-    return ((q - end) / (goal - gamma * end)).clamp(min=0).log() / torch.tensor(gamma).log()

@@ -1,13 +1,11 @@
 """The agent: a network that thinks, the proof that it is right, and the targets it learns from.
 
-Every step costs 1 and the goal ends the episode: the value V of a cell is minus the number of steps
-to the goal, and Q of an action that leads from s to s' is -1 + V(s').
-
-A cell sees its eight neighbours: which are walls, and whether the others are nearer to the goal
-than it is, as far, or farther. That is one of 4^8 = 65,536 different things, a `view`. The core, a
-small network, answers it with Q(s, a) - V(s) for the four actions a. The agent thinks: V is 0
-everywhere at first; then all cells look at once, V += round(max_a (Q - V)), again and again, until
-no cell sees anything new. The core can be asked 65,536 questions only, so its answers are a table.
+Every step costs 1, so the value V of a cell is minus the number of steps to the goal. A cell sees
+its eight neighbours: which are walls, and whether the others are nearer to the goal than it is, as
+far, or farther. That is one of 4^8 = 65,536 different things, a `view`. The core, a small network,
+answers it with Q(s, a) - V(s) for the four actions a. The agent thinks: V is 0 everywhere at first;
+then all cells look at once, V += round(max_a (Q - V)), again and again, until no cell sees anything
+new. The core can be asked 65,536 questions only, so its answers are a table.
 
 Built in: the value of a cell is its best Q; the goal is worth 0; the same core looks at every cell,
 and sees its eight neighbours only, as differences of values, clipped to one step; values are whole
@@ -84,32 +82,30 @@ class CNN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over the eight neighbours (Vaswani et al. 2017), with one head for each action.
+    """Attention over the eight neighbours (Vaswani et al. 2017), with a learned query an action.
 
-    A neighbour is a token: what it is, and a learned vector for its place. The queries are learned,
-    the same in every cell; one small MLP makes a Q of what each head brings.
+    A neighbour is a token: what it is, and a learned vector for its place.
     """
 
     def __init__(self, width):
         super().__init__()
         self.token = nn.Linear(2, width)
         self.place = nn.Parameter(torch.randn(width, 8, 1))
-        self.query = nn.Linear(width, 4, bias=False)
+        self.query = nn.Parameter(torch.randn(4, width) / width**0.5)
         self.hidden = nn.Linear(width, width)
         self.q = zeros(nn.Linear(width, 1))
 
     def forward(self, x):
         shape = x.shape[1:]  # (8, n)
         token = layer(self.token, x.flatten(1)).unflatten(1, shape) + self.place  # (width, 8, n)
-        weight = layer(self.query, token.flatten(1)).unflatten(1, shape).softmax(1)  # (4, 8, n)
+        weight = (self.query @ token.flatten(1)).unflatten(1, shape).softmax(1)  # (4, 8, n)
         brought = (weight[:, None] * token).sum(2)  # (4, width, n)
         return layer(self.q, layer(self.hidden, brought).relu_())[:, 0]
 
 
 def layer(linear, x):
     """What nn.Linear does to the features of x, (features, n) or (B, features, n)."""
-    y = linear.weight @ x
-    return y if linear.bias is None else y + linear.bias[:, None]
+    return linear.weight @ x + linear.bias[:, None]
 
 
 def zeros(linear):
@@ -159,10 +155,7 @@ def think(change, walls, goal, most: int):
 
 
 class Thinker(nn.Module):
-    """A core that thinks: an agent for mazes of any size.
-
-    most_looks: 0: until no view changes. think: the function above, or one that does the same.
-    """
+    """A core that thinks. most_looks: 0: any number. think: as above, or one that does the same."""
 
     whole_maze = True
 
@@ -188,9 +181,11 @@ class Thinker(nn.Module):
                 self.action.copy_(action)
         return super().train(mode)
 
-    def begin(self, mazes, most=None):
-        """What this agent thinks of the mazes. most: looks; any that it may need if not given."""
-        most = most or int((~mazes.walls).sum((0, 1)).max()) + 2
+    def begin(self, mazes, farthest=None):
+        """What this agent thinks of the mazes. farthest: steps to the goal at most, if known."""
+        most = int((~mazes.walls).sum((0, 1)).max()) + 2
+        if farthest:  # a network that has not learned yet may never come to rest
+            most = 8 + 2 * farthest
         most = min(most, self.most_looks or most)
         return Thoughts(self, *self.think(self.change, mazes.walls, mazes.goal, most))
 
@@ -199,19 +194,9 @@ class Thinker(nn.Module):
         view = episodes.seen[0].flatten().index_select(0, steps)
         return self.core(self.planes.index_select(2, view))
 
-    def counts(self, episodes, parts):
-        """Which steps to learn from, (T, B) bool: of those alike in a minibatch, one.
-
-        Else the views in which nothing is to be seen drown the rest. parts: of equal size.
-        """
-        b = len(episodes.mazes.goal)
-        part = (torch.arange(1, b + 1, device=episodes.cells.device) * parts - 1) // b
-        kind = (part * VIEWS + episodes.seen[0, :-1]) * 4 + episodes.actions
-        kind, order = kind.flatten().sort()
-        first = torch.ones_like(kind, dtype=torch.bool)
-        first[1:] = kind[1:] != kind[:-1]
-        counts = torch.empty_like(first).scatter_(0, order, first).view_as(episodes.actions)
-        return counts & (episodes.cells[:-1] != episodes.mazes.goal)
+    def kinds(self, episodes):
+        """Numbers of the steps (T, B): of those with the same view and action one is enough."""
+        return 4 * episodes.seen[0, :-1] + episodes.actions
 
     def next_value(self, episodes, choice=None):
         """V(s') - V(s) in each step, as far as a cell can see it: -1..1, (T, B)."""
@@ -252,7 +237,7 @@ def wrong_views(thinker) -> torch.Tensor:
 
     A view is answered rightly if (1) the change of V is -1 + the greatest difference that one of
     the four moves leads to: that of the neighbour, or 0 where a wall stops the move; and (2) the
-    greedy action is one that leads to it. Diagonal neighbours must make no difference.
+    greedy action is one that leads to it.
 
     Theorem. If all views are answered rightly, the agent walks every maze, of any size and shape,
     from every cell from which the goal can be reached, by a shortest path.
@@ -260,15 +245,14 @@ def wrong_views(thinker) -> torch.Tensor:
     Proof. Let d(s) be the number of steps from s to the goal, infinite where it can't be reached.
     After k looks V_k(s) = -min(k, d(s)) in every open cell. This holds for k = 0. If it holds for
     k, the values of adjacent open cells differ by at most 1, since their distances do. So no
-    difference that counts is clipped, and by (1) the look is the exact backup
-    V_{k+1}(s) = -1 + max over the moves of V_k(s') = -min(k + 1, d(s)); the goal stays 0.
-    Thinking does not stop too early: while some cell is k + 1 steps away, it sees a neighbour that
-    is k away become nearer than itself between the looks k and k + 1, so a view changes. It does
-    stop: after as many looks as the farthest cell has steps, only cells that can't reach the goal
-    change, all by -1 a look; they are adjacent to no other cell, and what is seen of them across a
-    corner is clipped after two looks more. Then V = -d where the goal can be reached; the
-    neighbours one step nearer are the only ones that reach the greatest difference, and by (2) the
-    agent goes to one of them. So each step brings it one step nearer. QED.
+    difference that counts is clipped, and by (1) the look is the exact backup, V_{k+1}(s) = -1 +
+    max over the moves of V_k(s') = -min(k + 1, d(s)); the goal stays 0. Thinking does not stop too
+    early: while some cell is k + 1 steps away, it sees a neighbour that is k away become nearer
+    than itself between the looks k and k + 1. It does stop: after as many looks as the farthest
+    cell has steps, only cells that can't reach the goal change, by -1 a look; they touch no other
+    cell but across corners, and what is seen there is clipped after two looks more. Then V = -d
+    where the goal can be reached; only neighbours one step nearer reach the greatest difference,
+    and by (2) the agent goes to one of them: each step brings it one step nearer. QED.
 
     What is checked are the very numbers that the agent acts by, `change` and `action`.
     """
@@ -285,33 +269,17 @@ def backup(planes) -> torch.Tensor:
 
 # --------------------------------------------------------------------------------------------------
 # Learning
-#
-# What training asks of an agent, an nn.Module, for B episodes of T steps in B mazes of H x W cells:
-#
-#   agent.begin(mazes, most_looks) -> sight  what it knows as the episodes begin
-#   sight.greedy() -> (H, W, B)           the greedy action in every cell, if agent.whole_maze; else
-#   sight.act(cells (B,)) -> (B,)         where the episodes stand; it is asked step by step
-#   sight.q() -> (4, H, W, B)             Q in all cells; or in the visited ones, (4, T + 1, B)
-#   sight.seen(cells) -> (F, T + 1, B)    what there was to see on the way, to learn from
-#   agent.counts(episodes, parts) -> (T, B)  which steps to learn from, in `parts` minibatches
-#   agent.q(episodes, steps) -> (4, N)    Q in N of the steps, time * B + lane, with gradient
-#   agent.next_value(episodes) -> (T, B)  V(s'), 0 in the goal; like q, less V(s) if it thinks
-#   agent.eval()                          is called when its weights have changed
 
 
 class Episodes(NamedTuple):
-    """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal.
-
-    cells (T + 1, B), actions (T, B) int64; reward (T, B); potential (T + 1, B): of reward shaping;
-    seen (F, T + 1, B): what the agent saw.
-    """
+    """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal."""
 
     mazes: Mazes
-    cells: torch.Tensor
-    actions: torch.Tensor
-    reward: torch.Tensor
-    potential: torch.Tensor
-    seen: torch.Tensor
+    cells: torch.Tensor  # (T + 1, B) int64
+    actions: torch.Tensor  # (T, B) int64
+    reward: torch.Tensor  # (T, B)
+    potential: torch.Tensor  # (T + 1, B), of reward shaping
+    seen: torch.Tensor  # (F, T + 1, B), what the agent saw
 
     def select(self, index):
         """The episodes at `index`: a slice or a (N,) int64 tensor."""
@@ -323,8 +291,7 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
 
         G[t] = reward[t] + gamma * (1 - done[t]) * ((1 - c[t + 1]) * value[t] + c[t + 1] * G[t + 1])
 
-    with c[t] = lam * greedy[t]: cut at the first action that the greedy policy would not take. The
-    last step bootstraps from its value: running out of time is not the end.
+    with c[t] = lam * greedy[t]. The last step bootstraps: running out of time is not the end.
     """
     c_next = torch.zeros_like(value)
     c_next[:-1] = lam * greedy[1:]
@@ -335,20 +302,46 @@ def q_lambda_targets(reward, done, value, greedy, gamma, lam):
     return target
 
 
-@torch.no_grad()
-def td_targets(online, target, episodes, gamma, lam=0.0, double=False):
-    """The target of Q(s, a) in each step, r + gamma * V(s'), V of the target network: (T, B).
+def episode_values(episodes, gamma):
+    """V in the visited cells by what the episode itself found out: (T + 1, B).
 
-    lam > 0: Q(lambda) returns. double: the online network picks the next action (double DQN, van
-    Hasselt et al. 2016).
+    Dynamic programming over its own moves, as in episodic backward update (Lee et al. 2019): the
+    best of r + gamma * V(s') over the moves it made in s. -inf in episodes that did not arrive.
     """
+    cells, shape = episodes.cells, episodes.mazes.walls.shape
+    value = torch.full((shape[0] * shape[1], shape[2]), -torch.inf, device=cells.device)
+    value.scatter_(0, episodes.mazes.goal[None], 0.0)
+    steps = list(zip(cells[:-1, None], cells[1:, None], episodes.reward))
+    before = None
+    while before is None or not torch.equal(before, value):
+        before = value.clone()
+        for here, there, reward in reversed(steps):
+            better = torch.maximum(value.gather(0, here), reward + gamma * value.gather(0, there))
+            value.scatter_(0, here, better)
+    return value.gather(0, cells)
+
+
+@torch.no_grad()
+def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=False, less_v=False):
+    """The targets of Q(s, a), r + gamma * V(s'), and which of them count: both (T, B).
+
+    V is that of the target network; credit "lambda": Q(lambda) returns; "episode": what the episode
+    itself found out. double: the online network picks the next action (double DQN, van Hasselt et
+    al. 2016). less_v: targets of advantages, less V(s), and clipped to one step.
+    """
+    arrived = episodes.cells == episodes.mazes.goal
+    counts = ~arrived[:-1]
+    if credit == "episode":
+        value = episode_values(episodes, gamma)
+        counts &= value[1:].isfinite() & value[:-1].isfinite()
+        value = (value[1:] - value[:-1]).clamp(-1, 1) if less_v else value[1:]
+        return torch.where(counts, episodes.reward + gamma * value, 0), counts
     choice = None
-    if lam or double:
+    if credit == "lambda" or double:
         q = online.q(episodes)
         choice = q == q.amax(0)
     value = target.next_value(episodes, choice if double else None)
-    if not lam:
-        return episodes.reward + gamma * value
+    if credit == "step":
+        return episodes.reward + gamma * value, counts
     greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
-    done = (episodes.cells == episodes.mazes.goal)[1:]
-    return q_lambda_targets(episodes.reward, done, value, greedy, gamma, lam)
+    return q_lambda_targets(episodes.reward, arrived[1:], value, greedy, gamma, lam), counts

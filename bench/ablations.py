@@ -35,8 +35,8 @@ class Turned(model.Thinker):
 
     unit, clip = 1, 1
 
-    def begin(self, mazes, most=None):
-        most = most or int((~mazes.walls).sum((0, 1)).max()) + 2
+    def begin(self, mazes, farthest=None):
+        most = 8 + 2 * farthest if farthest else int((~mazes.walls).sum((0, 1)).max()) + 2
         change = (self.table.amax(0) * self.unit).round().clamp(-9 * self.unit, 9 * self.unit)
         how = self.first(mazes.walls), self.unit, self.clip
         return model.Thoughts(self, *think(change.int(), mazes.walls, mazes.goal, most, *how))
@@ -71,8 +71,8 @@ class SeesTwoSteps(Turned):
 class LearnsFromAllSteps(model.Thinker):
     """Also from those of a minibatch that are alike."""
 
-    def counts(self, episodes, parts):
-        return episodes.cells[:-1] != episodes.mazes.goal
+    def kinds(self, episodes):
+        return None
 
 
 def think(change, walls, goal, most, first, unit=1, clip=1):

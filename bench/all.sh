@@ -24,13 +24,14 @@ record seconds seconds.py
 record speed speed.py
 {
     for model in linear mlp cnn attention; do
-        record "perfect-$model" perfect.py "MODEL=$model" SEEDS=5
+        record "perfect-$model" perfect.py "MODEL=$model"
     done
     record explorers explorers.py MAZES=10000
 } &
 first=$!
 {
     record ablations ablations.py
+    record plain plain.py
     record window window.py
 } &
 second=$!

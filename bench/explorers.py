@@ -27,7 +27,7 @@ class Explorer:
 
     whole_maze = False
 
-    def begin(self, mazes, most=None):
+    def begin(self, mazes, farthest=None):
         self.mazes = mazes
         self.h, self.w, self.b = mazes.walls.shape
         self.lane = torch.arange(self.b)

@@ -48,19 +48,18 @@ def proved_agent(device):
 def stages(agent, device, level, fewest=0.0):
     """{stage: (seconds, how many mazes)}, at this level of the curriculum.
 
-    fewest: the least share of walls kept, times the level.
+    fewest: the least share of walls kept.
     """
     main.DIFFICULTY_MIN = fewest
     b, generator = main.BSZ, torch.Generator(device).manual_seed(0)
     cache = maze.make_mazes(b, main.GRID, torch.Generator().manual_seed(0)).to(device)
     farthest = 1 + round(level * (main.MAX_START_DISTANCE - 1))
-    most = 8 + 2 * farthest
     drawing = cache, b, level, farthest, generator
     mazes = main.draw(*drawing)
-    thought = agent.change, mazes.walls, mazes.goal, most
-    sight = agent.begin(mazes, most)
+    thought = agent.change, mazes.walls, mazes.goal, 8 + 2 * farthest
+    sight = agent.begin(mazes, farthest)
     epsilon = main.EPSILON * torch.linspace(0, 1, b, device=device) ** main.EPSILON_SHAPE
-    acting = agent, mazes, main.MAX_EP_LENGTH, epsilon, generator, most
+    acting = agent, mazes, main.MAX_EP_LENGTH, epsilon, generator, farthest
     episodes, _ = main.rollout(*acting)
     table = maze.move_table(mazes, sight.greedy())
     choices = torch.full((main.MAX_EP_LENGTH, b), 4, dtype=torch.int32, device=device)
@@ -78,7 +77,7 @@ def stages(agent, device, level, fewest=0.0):
         "move table": lambda: maze.move_table(mazes, sight.greedy()),
         "walk": lambda: maze.walk(table, mazes.start, choices),
         "roll out, with thinking": lambda: main.rollout(*acting),
-        "learn": lambda: main.learn(learner, episodes, 0.0, most),
+        "learn": lambda: main.learn(learner, episodes, 0.0, farthest),
         "ask the core for the table": lambda: agent.eval(),
         "exact distances": lambda: maze.distances(mazes.walls, mazes.goal),
     }

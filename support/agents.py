@@ -1,8 +1,19 @@
 """All agents, built from main.py's constants; and those that see a window of the maze.
 
+What training asks of an agent, an nn.Module, for B episodes of T steps in B mazes of H x W cells:
+
+  agent.begin(mazes, farthest) -> sight    what it knows as the episodes begin
+  sight.greedy() -> (H, W, B)           the greedy action in every cell, if agent.whole_maze; else
+  sight.act(cells (B,)) -> (B,)         where the episodes stand; it is asked step by step
+  sight.q() -> (4, H, W, B)             Q in all cells; or in the visited ones, (4, T + 1, B)
+  sight.seen(cells) -> (F, T + 1, B)    what there was to see on the way, to learn from
+  agent.kinds(episodes) -> (T, B)       numbers; of equal steps a minibatch needs one; or None
+  agent.q(episodes, steps) -> (4, N)    Q in N of the steps, time * B + lane, with gradient
+  agent.next_value(episodes) -> (T, B)  V(s'), 0 in the goal; like q, less V(s) if it thinks
+  agent.eval()                          is called when its weights have changed
+
 A window: the (2 radius + 1)^2 cells around the agent, seen through walls. What such an agent knows
-depends on where it has been, so it is asked step by step: see "What training asks of an agent" in
-model.py.
+depends on where it has been, so it is asked step by step.
 """
 
 import torch
@@ -11,14 +22,17 @@ import torch.nn.functional as F
 
 import model
 from maze import along, in_padded, padded
-from support import lazy
+from support import lazy, plain
 
 
 def build(settings):
     """The agent that these settings, a dictionary of main.py's constants, ask for."""
     radius, memory, width = settings["VISION"], settings["MEMORY"], settings["WIDTH"]
     if radius and memory != "map":
-        return Window(width, radius, settings["COMPASS"], memory, returns(settings))
+        return MEMORIES[memory](width, radius, settings["COMPASS"], returns(settings))
+    if not settings["THINK"] and not radius:
+        network = plain.NETWORKS[settings["MODEL"]](width, settings["GRID"], settings["LOOKS"])
+        return plain.Plain(network, returns(settings))
     core = model.CORES[settings["MODEL"]](width)
     thinker = model.Thinker(core, settings["LOOKS"], lazy.think)
     return Mapper(thinker, radius) if radius else thinker
@@ -31,9 +45,10 @@ def returns(settings):
     return min(0, step) * steps + min(0, goal), most
 
 
-def recall(agent, episodes, most_looks=None):
+@torch.no_grad()
+def recall(agent, episodes, farthest=None):
     """The episodes with what there was to see along them, as this agent sees it."""
-    sight = agent.begin(episodes.mazes, most_looks)
+    sight = agent.begin(episodes.mazes, farthest)
     if not agent.whole_maze:
         for cells in episodes.cells:
             sight.act(cells)
@@ -55,51 +70,72 @@ def window(cells, w: int, radius: int) -> torch.Tensor:
 
 
 class Window(nn.Module):
-    """Q from the window around the agent and the way to the goal, as the crow flies.
+    """Q from the window around the agent and the way to the goal, as the crow flies; no memory.
 
-    memory: "none"; "trail", how often and how lately it was in each cell of the window; "gru", a
-    recurrent state. limits: the least and the greatest return; no target is beyond.
+    limits: the least and the greatest return; no target is beyond. A memory is a subclass: what it
+    shows of the way so far, `remembered`, or what it carries from step to step, `carry`.
     """
 
     whole_maze = False
+    planes = 2  # of the window: the walls, the goal
 
-    def __init__(self, width, radius, compass, memory, limits):
+    def __init__(self, width, radius, compass, limits):
         super().__init__()
         self.radius, self.compass, self.limits = radius, compass, limits
-        self.trail = memory == "trail"
-        self.enter = nn.Linear((2 + 2 * self.trail) * (2 * radius + 1) ** 2 + 4, width)
-        self.hidden = nn.GRU(width, width) if memory == "gru" else nn.Linear(width, width)
+        self.enter = nn.Linear(self.planes * (2 * radius + 1) ** 2 + 4, width)
+        self.hidden = nn.Linear(width, width)
         self.leave = model.zeros(nn.Linear(width, 4))
 
-    def begin(self, mazes, most=None):
-        return WindowSight(self, mazes)
+    def remembered(self, sight, near):
+        """More planes of the window `near` ((2 radius + 1)^2, B), a list; sight: `WindowSight`."""
+        return []
+
+    def carry(self, x, state):
+        """The hidden layer: x (T, B, width) -> the same, and the state after it."""
+        return F.relu(self.hidden(x)), None
 
     def forward(self, seen, state=None):
-        """seen (F, T, B) -> Q (4, T, B), and the recurrent state after it."""
-        x = F.relu(self.enter(seen.permute(1, 2, 0)))
-        if isinstance(self.hidden, nn.GRU):
-            x, state = self.hidden(x, state)
-        else:
-            x = F.relu(self.hidden(x))
+        """seen (F, T, B) -> Q (4, T, B), and the state after it."""
+        x, state = self.carry(F.relu(self.enter(seen.permute(1, 2, 0))), state)
         return self.leave(x).permute(2, 0, 1), state
+
+    def begin(self, mazes, farthest=None):
+        return WindowSight(self, mazes)
 
     def q(self, episodes, steps=None):
         """Q in all visited cells (4, T + 1, B), or in N of the steps (4, N)."""
         q, _ = self(episodes.seen)
         return q if steps is None else q.flatten(1).index_select(1, steps)
 
-    def counts(self, episodes, parts):
-        """Which steps to learn from: (T, B) bool."""
-        return episodes.cells[:-1] != episodes.mazes.goal
+    def kinds(self, episodes):
+        return None
 
     def next_value(self, episodes, choice=None):
-        """The greatest Q in the next cell (T, B), or that of another network's choice."""
-        q = self.q(episodes)
-        value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
-        # Overestimates can't feed on themselves: Q is less the potential, but no return is beyond.
-        potential = episodes.potential[1:]
-        value = (value + potential).clamp(*self.limits) - potential
-        return value * (episodes.cells[1:] != episodes.mazes.goal)
+        return plain.best_value(self.q(episodes), episodes, choice, self.limits)
+
+
+class Trail(Window):
+    """It knows how often, and how lately, it was in each cell of the window."""
+
+    planes = 4
+
+    def remembered(self, sight, near):
+        lately = 0.9 ** (len(sight.notes) - sight.last.gather(0, near))
+        return [(sight.times.gather(0, near) / 4).clamp(max=1), lately]
+
+
+class Recurrent(Window):
+    """It carries a state of its own making: a gated recurrent unit (Cho et al. 2014)."""
+
+    def __init__(self, width, radius, compass, limits):
+        super().__init__(width, radius, compass, limits)
+        self.hidden = nn.GRU(width, width)
+
+    def carry(self, x, state):
+        return self.hidden(x, state)
+
+
+MEMORIES = {"none": Window, "trail": Trail, "gru": Recurrent}
 
 
 class WindowSight:
@@ -116,13 +152,10 @@ class WindowSight:
         w, agent, goal = self.mazes.walls.shape[1], self.agent, self.mazes.goal
         near = window(cells, w, agent.radius)
         at_goal = near == in_padded(goal, w, agent.radius)
-        seen = [self.walls.gather(0, near), at_goal.float()]
-        if agent.trail:
-            here = in_padded(cells, w, agent.radius)[None]
-            self.times.scatter_add_(0, here, torch.ones_like(here, dtype=torch.float32))
-            self.last.scatter_(0, here, float(len(self.notes)))
-            lately = 0.9 ** (len(self.notes) - self.last.gather(0, near))
-            seen += [(self.times.gather(0, near) / 4).clamp(max=1), lately]
+        here = in_padded(cells, w, agent.radius)[None]
+        self.times.scatter_add_(0, here, torch.ones_like(here, dtype=torch.float32))
+        self.last.scatter_(0, here, float(len(self.notes)))
+        seen = [self.walls.gather(0, near), at_goal.float(), *agent.remembered(self, near)]
         down = goal.div(w, rounding_mode="floor") - cells.div(w, rounding_mode="floor")
         away = torch.stack([down, goal % w - cells % w]).float() * agent.compass
         seen += [away / 16, away / away.norm(dim=0).clamp(min=1)]
@@ -158,21 +191,21 @@ class Mapper(nn.Module):
     def q(self, episodes, steps):
         return self.thinker.q(episodes, steps)
 
-    def counts(self, episodes, parts):
-        return self.thinker.counts(episodes, parts)
+    def kinds(self, episodes):
+        return self.thinker.kinds(episodes)
 
     def next_value(self, episodes, choice=None):
         return self.thinker.next_value(episodes)
 
-    def begin(self, mazes, most=None):
-        return MapSight(self, mazes, most)
+    def begin(self, mazes, farthest=None):
+        return MapSight(self, mazes, farthest)
 
 
 class MapSight:
     """What a Mapper knows along the way."""
 
-    def __init__(self, agent, mazes, most):
-        self.agent, self.mazes, self.most = agent, mazes, most
+    def __init__(self, agent, mazes, farthest):
+        self.agent, self.mazes, self.farthest = agent, mazes, farthest
         self.truth = padded(mazes.walls, agent.radius, True).flatten(0, 1)
         self.map = torch.zeros_like(self.truth)  # the walls that it knows of
         self.map_shape = padded(mazes.walls, agent.radius, True).shape
@@ -193,7 +226,7 @@ class MapSight:
         known = self.map.view(self.map_shape)[r:-r, r:-r]
         mazes = self.mazes._replace(walls=known).select(lanes)
         if len(lanes):
-            thoughts = self.agent.thinker.begin(mazes, self.most)
+            thoughts = self.agent.thinker.begin(mazes, self.farthest)
             self.value[..., lanes], self.view[..., lanes] = thoughts.value, thoughts.view
         view, value = along(torch.stack([self.view, self.value]), cells[None])[:, 0]
         self.notes.append(torch.stack([view, value]))

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from maze import make_mazes
-from support.agents import build
+from support.agents import MEMORIES, build
 from support.errors import UserError
-from support.settings import HELD_OUT_SEED, MEMORIES
+from support.settings import HELD_OUT_SEED
 
 CACHE_FORMAT = 4
-CHECKPOINT_FORMAT = 9
+CHECKPOINT_FORMAT = 10
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def load_checkpoint(path, device):
         for name, most in ("LOOKS", 2**31), ("VISION", settings["GRID"] - 1):
             if type(settings[name]) is not int or not 0 <= settings[name] <= most:
                 raise foreign
-        if type(settings["COMPASS"]) is not bool or settings["MEMORY"] not in MEMORIES:
+        if type(settings["COMPASS"]) is not bool or settings["MEMORY"] not in [*MEMORIES, "map"]:
             raise foreign
         with torch.device("meta"):  # takes no memory, whatever the file asks for
             wanted = build(settings).state_dict()

@@ -10,6 +10,7 @@ import maze
 from maze import Mazes
 from support import pictures
 from support.errors import UserError
+from support.metrics import steps_away
 
 LETTERS = {
     "#": "wall",
@@ -204,10 +205,10 @@ def place(path, name, text, walls):
 # Walking through them
 
 
-def solve(texts, network, rollout, picture):
+def solve(texts, network, settings, rollout, picture):
     """Walks each of these FileMazes; prints the walks, and draws a few into the file `picture`.
 
-    rollout: main's.
+    settings: of the run that made the network; rollout: main's.
     """
     walks, device = {}, next(network.parameters()).device
     for shape in sorted({text.walls.shape for text in texts}):  # mazes of one size, side by side
@@ -220,7 +221,11 @@ def solve(texts, network, rollout, picture):
         for column, number in enumerate(numbers):
             walks[number] = cells[:, column], shortest[column]
         if 0 in numbers and network.whole_maze:
-            few, distance, away = mazes.select(slice(5)), distance[..., :5], -1 - sight.q()
+            few, distance, away = (
+                mazes.select(slice(5)),
+                distance[..., :5],
+                steps_away(sight.q(), settings),
+            )
             os.makedirs(os.path.dirname(picture) or ".", exist_ok=True)
             farthest = max(1, int(distance.max()))
             pictures.walks(picture, few, cells[:, :5], away[..., :5], distance, farthest)

@@ -31,8 +31,7 @@ def score(network, episodes, sight, distance, exact) -> dict[str, torch.Tensor]:
     if network.whole_maze:
         wrong, counts = sight.q() - exact, distance > 0
     else:
-        q = sight.q() + episodes.potential
-        wrong, counts = q - maze.along(exact, episodes.cells), away
+        wrong, counts = sight.q() - maze.along(exact, episodes.cells), away
     wrong, number = torch.where(counts, wrong, 0).flatten(1, -2), 4 * counts.flatten(0, -2).sum(0)
     loops = torch.zeros_like(success)
     loops[~success] = goes_round(episodes.cells[:, ~success])
@@ -88,3 +87,18 @@ def by_distance(scores, shortest, wide=10):
             q_error=scores["q_error"][inside].mean().item(),
         )
     return found
+
+
+def steps_away(q, settings):
+    """How far from the goal the actions seem to lead; an advantage: how many steps they lose."""
+    if settings["UNIT"] == "advantage":
+        return -q
+    return steps_of_q(q, settings["GAMMA"], settings["STEP_REWARD"], settings["GOAL_REWARD"])
+
+
+def steps_of_q(q, gamma=1.0, step=-1.0, goal=0.0) -> torch.Tensor:
+    """The d(s') for which `maze.optimal_q` gives q; inf where none is large enough."""
+    if gamma == 1:
+        return (q - goal) / step - 1
+    end = step / (1 - gamma)  # what walking on for ever would earn
+    return ((q - end) / (goal - gamma * end)).clamp(min=0).log() / torch.tensor(gamma).log()

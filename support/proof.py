@@ -25,8 +25,8 @@ def report(network) -> int:
     """Prints what is proved of the agent: 0 if all views are right, else 1, and shows a few."""
     if (wrong := wrong_views(network)) is None:
         raise UserError(
-            "this agent does not think, so nothing can be proved of it: a proof needs an agent "
-            "that sees cells and their neighbours (VISION=0, or MEMORY=map)"
+            "this agent does not think, so nothing can be proved of it; choose THINK=True, and "
+            "VISION=0 or MEMORY=map"
         )
     for line in sentences(network, wrong, most=3):
         print(line)

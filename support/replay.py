@@ -57,11 +57,14 @@ class Replay:
         )
         return mazes, cells, self.actions[:, index].long(), index, weight / weight.max()
 
-    def set_priority(self, index, error):
-        """Sets the priorities of the episodes at `index` from their TD errors (T, n), 0 for none.
+    def set_priority(self, index, steps, errors):
+        """Sets the priorities of the n episodes at `index` from the TD errors in some steps.
 
-        Mostly the greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019).
+        steps, errors (N,): time * n + episode, and the error there; in all others it is 0. Mostly
+        the greatest, in part the mean, as in R2D2 (Kapturowski et al. 2019).
         """
+        error = torch.zeros(len(self.actions) * len(index), device=errors.device)
+        error = error.scatter(0, steps, errors).view(len(self.actions), -1)
         self.priority[index] = 0.9 * error.abs().amax(0) + 0.1 * error.abs().mean(0) + 1e-6
 
     def bytes(self):
@@ -87,13 +90,22 @@ class Replay:
             getattr(self, name)[..., : self.stored] = state[name]
 
 
-def minibatches(counts, number: int):
+def minibatches(counts, number: int, kinds=None):
     """Splits B episodes into `number` parts: [(slice of the episodes, their steps that count)].
 
-    counts (T, B) bool. Steps (N,) are numbered in their part: time * episodes + episode.
+    counts (T, B) bool. kinds (T, B): of the steps of a part that have the same number, one counts:
+    else views in which nothing is to be seen drown the rest. Steps (N,) are numbered in their part:
+    time * episodes + episode.
     """
     t, b = counts.shape
     parts = [slice(i * b // number, (i + 1) * b // number) for i in range(number)]
+    if kinds is not None:
+        part = (torch.arange(1, b + 1, device=counts.device) * number - 1) // b
+        kinds = torch.where(counts, part * (kinds.max() + 1) + kinds, -1)
+        kinds, order = kinds.flatten().sort()
+        first = torch.ones_like(kinds, dtype=torch.bool)
+        first[1:] = kinds[1:] != kinds[:-1]
+        counts = counts & torch.empty_like(first).scatter_(0, order, first).view(t, b)
     masks = [counts[:, part].flatten() for part in parts]
     sizes = torch.stack([mask.sum() for mask in masks]).tolist()
     steps = torch.cat(masks).nonzero()[:, 0].split(sizes)

@@ -18,14 +18,15 @@ from support.processes import say
 from support.run import parameters
 
 
-def report(reporter, network, record, held_out, known, evaluate, rollout, stopped) -> dict:
+def report(reporter, network, record, packed, evaluate, rollout, stopped) -> dict:
     """Writes summary.json and the pictures, and prints the last lines. Returns the summary.
 
-    held_out, known: (mazes, distances) that the network has never seen, and that it trained on;
-    evaluate, rollout: main's.
+    packed: bit-packed mazes that the network has never seen, and that it trained on; evaluate,
+    rollout: main's.
     """
     settings, plot_file = reporter.settings, reporter.plot_file
-    out, history, (mazes, distance) = settings["OUT_DIR"], record["history"], held_out
+    out, history = settings["OUT_DIR"], record["history"]
+    (mazes, distance), known = (metrics.test_set(settings, some) for some in packed)
     say(f"walking {len(mazes.goal):,} mazes that it has never seen, and drawing pictures")
     last, scores = history[-1], evaluate(network, mazes, distance)
 
@@ -108,14 +109,16 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
     farthest, rows = int(maze.shortest(few, distance).max()), []
     for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
         walks, sight = rollout(agent, few, steps)
-        values = values_by_look(agent, few) if network.whole_maze else []
+        values = values_by_look(agent, few) if isinstance(agent, model.Thinker) else []
         rows.append((f"after {row['episodes']:,} episodes", values, walks.cells))
-    kinds = settings["GAMMA"], settings["STEP_REWARD"], settings["GOAL_REWARD"]
     if network.whole_maze:
-        away = maze.steps_of_q(sight.q(), *kinds)
+        potential = 0.0  # which shaping takes from Q
+        if settings["SHAPING"] != "none":
+            potential = maze.potential(few, settings["SHAPING"], settings["GAMMA"])
+        away = metrics.steps_away(sight.q() + potential, settings)
     else:  # it has no opinion of cells where it has not been
         away = torch.full((4, *distance.shape), math.nan, device=distance.device).flatten(1, 2)
-        here = maze.steps_of_q(sight.q() + walks.potential, *kinds)
+        here = metrics.steps_away(sight.q() + walks.potential, settings)
         away = away.scatter(1, walks.cells.expand(4, -1, -1), here).view(4, *distance.shape)
     out = settings["OUT_DIR"]
     pictures.walks(os.path.join(out, "rollouts.png"), few, walks.cells, away, distance, farthest)

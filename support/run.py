@@ -4,13 +4,16 @@ import csv
 import os
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 
 from support import pictures, processes
+from support.adam import Adam
 from support.errors import UserError
 from support.files import load_checkpoint, replacing, save_checkpoint
 from support.processes import say
+from support.replay import Replay
 from support.settings import plot_file
 
 # What a run may be resumed with, though it was begun with other values.
@@ -18,6 +21,16 @@ FREE = (
     "RESUME OUT_DIR PLOT_FILE PLOT_EVERY DEVICE THREADS CHECKPOINT PROFILE NUM_EPISODES EVAL_MAZES "
     "UNTIL_PROVED"
 ).split()
+
+
+class Learner(NamedTuple):
+    """All that changes while it learns. replay: a `Replay`, or None."""
+
+    online: torch.nn.Module
+    target: torch.nn.Module
+    optimizer: Adam
+    replay: Replay | None
+    generator: torch.Generator
 
 
 class Reporter:
@@ -77,6 +90,7 @@ def keep(path, record, learner, settings):
         target=learner.target.state_dict(),
         optimizer=learner.optimizer.state(),
         generator=learner.generator.get_state(),
+        dice=torch.get_rng_state(),  # torch's own: a plain CNN's number of rounds
         replay=learner.replay.state() if learner.replay else None,
     )
     metrics = os.path.join(os.path.dirname(path), "metrics.csv")
@@ -108,6 +122,7 @@ def resume(path, settings, learner) -> dict:
             f"the run in {path} was begun on another kind of device, whose random numbers are not "
             f"those of {learner.generator.device.type}: choose the same DEVICE"
         ) from None
+    torch.set_rng_state(record.pop("dice").cpu())
     done = record["batch"] * settings["BSZ"]
     if settings["UNTIL_PROVED"] and record["proved"]:
         say(f"nothing is left to learn: the agent in {path} is proved")
@@ -150,7 +165,7 @@ def warning(history, settings):
     causes = [f"LR is too high (now {settings['LR']:g})"]
     if settings["TARGET_SYNCS"] > 1:
         causes.append(f"targets move too fast (TARGET_SYNCS={settings['TARGET_SYNCS']}; try 1)")
-    if settings["LAMBDA"]:
+    if settings["CREDIT"] == "lambda":
         causes.append(f"credit comes from far away (LAMBDA={settings['LAMBDA']:g}; try less)")
     rise = f"from {min(losses[:-3]):.1e} to {losses[-1]:.1e}"
     return f"the loss has risen, {rise}. Usual causes: {', '.join(causes)}"

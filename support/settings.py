@@ -7,9 +7,9 @@ import difflib
 import os
 
 from model import CORES
+from support.agents import MEMORIES
 from support.errors import UserError
-
-MEMORIES = "none", "trail", "gru", "map"
+from support.plain import NETWORKS
 
 WHOLE = (
     "GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "
@@ -17,8 +17,10 @@ WHOLE = (
 ).split()
 CHOICES = dict(
     GOAL=("random", "corner"),
-    MODEL=tuple(CORES),
-    MEMORY=MEMORIES,
+    MODEL=tuple({**CORES, **NETWORKS}),
+    CREDIT=("step", "lambda", "episode"),
+    UNIT=("q", "advantage"),
+    MEMORY=(*MEMORIES, "map"),
     REPLAY=("off", "uniform", "prioritized"),
     SHAPING=("none", "manhattan", "oracle"),
     CURRICULUM=("adaptive", "linear", "off"),
@@ -44,11 +46,13 @@ RANGES = (
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
 # Names in main.py that look like constants.
-OTHERS = "F", "RANK", "WORLD", "AGENTS", "WRITTEN", "CONSTANTS"
+OTHERS = "F", "RANK", "WORLD", "AGENTS", "PLAIN", "WRITTEN", "CONSTANTS"
 
 
 def kinds_of_agent(settings):
     """The kinds of agent that these settings ask for, as AGENTS in main.py names them."""
+    if not settings["THINK"] and not settings["VISION"]:
+        return [f"plain {settings['MODEL']}"]
     thinks = f"thinks {settings['MODEL']}"
     if not settings["VISION"]:
         return [thinks]
@@ -166,6 +170,8 @@ def can_be_file(path, settings):
 def check_together(s, processes):
     """Refuses settings that don't go together."""
     window = bool(s["VISION"]) and s["MEMORY"] != "map"
+    thinks = s["MEMORY"] == "map" if s["VISION"] else s["THINK"]
+    plain = not thinks and not window
     if not s["VISION"] and s["MEMORY"] != "none":
         problem = "needs VISION: without it the agent sees the whole maze"
         raise UserError(f"MEMORY={s['MEMORY']} {problem}; choose VISION=2, or MEMORY=none")
@@ -179,17 +185,31 @@ def check_together(s, processes):
         raise UserError(f"{problem}: choose MODEL=mlp, or MEMORY=map")
     if window and s["LOOKS"]:
         raise UserError(f"LOOKS={s['LOOKS']} needs an agent that thinks; choose MEMORY=map")
-    if window and s["GAMMA"] == 1 and s["STEP_REWARD"] == 0:
+    for holds, names, how in (
+        (thinks, CORES, "an agent that thinks"),
+        (plain, NETWORKS, "THINK=False"),
+    ):
+        if holds and s["MODEL"] not in names:
+            raise UserError(f"MODEL={s['MODEL']} is not for {how}: choose {' or '.join(names)}")
+    if plain and s["MODEL"] == "mlp" and s["LOOKS"]:
+        raise UserError(f"LOOKS={s['LOOKS']} does nothing for a plain MLP; choose LOOKS=0")
+    if s["CREDIT"] != "lambda" and s["LAMBDA"] != 0.9:
+        raise UserError(f"LAMBDA={s['LAMBDA']} acts with CREDIT=lambda only; choose that")
+    if not thinks and s["GAMMA"] == 1 and s["STEP_REWARD"] == 0:
         problem = "near and far goals are worth the same"
         raise UserError(f"GAMMA=1 with STEP_REWARD=0: {problem}; choose GAMMA=0.98")
-    if window and s["GOAL_REWARD"] == s["STEP_REWARD"] == 0:
+    if not thinks and s["GOAL_REWARD"] == s["STEP_REWARD"] == 0:
         raise UserError("GOAL_REWARD=0 with STEP_REWARD=0: no reward at all; choose GOAL_REWARD=1")
-    if not window:
-        for name, value, why in THINKS_WITH:
+    for whose, holds, wanted in (
+        ("an agent that thinks", thinks, THINKS_WITH),
+        ("UNIT=advantage", s["UNIT"] == "advantage", ADVANTAGE_WITH),
+        ("CREDIT=episode", s["CREDIT"] == "episode", EPISODE_WITH),
+    ):
+        for name, value, why in wanted if holds else ():
             if s[name] != value:
                 raise UserError(
-                    f"{name}={s[name]} is not for an agent that thinks: {why}; choose "
-                    f"{name}={value}, or an agent with a window, VISION=2"
+                    f"{name}={s[name]} is not for {whose}: {why}; choose {name}={value}, or "
+                    + OTHERWISE[whose]
                 )
     if s["RESUME"] and processes > 1 and s["REPLAY"] != "off":
         problem = "a checkpoint holds the memory of the first process alone"
@@ -197,19 +217,37 @@ def check_together(s, processes):
         raise UserError(f"{combination}: {problem}; choose REPLAY=off, or one process")
 
 
-# What only has one meaning for an agent that thinks, and why.
+# What has only one meaning for an agent that thinks, for advantages, for credit from the episode.
 THINKS_WITH = (
     ("STEP_REWARD", -1.0, "its values are whole steps, and a step costs 1"),
     ("GOAL_REWARD", 0.0, "the value of the goal, 0, is where its thinking begins"),
     ("GAMMA", 1.0, "its values are numbers of steps, which nothing discounts"),
-    ("LAMBDA", 0.0, "thinking carries the value of the goal to every cell, so the next cell says "
-     "all there is to know, and a return over several steps adds nothing that a look can see"),
+    ("CREDIT", "step", "thinking carries the value of the goal to every cell, so the next cell "
+     "says all there is to know, and a return over several steps adds nothing that a look can see"),
+    ("UNIT", "q", "it learns Q - V of a look as it is"),
     ("DOUBLE", False, "its value of the next cell comes from thinking, not from the greatest of "
      "several uncertain estimates"),
     ("SHAPING", "none", "a potential in the reward only shifts the values that learning starts "
      "from (Wiewiora 2003), and a look sees differences of values"),
     ("NOVELTY", 0.0, "it pays for where an agent has been, which a cell does not see"),
 )  # fmt: skip
+ADVANTAGE_WITH = (
+    ("CREDIT", "episode", "a network that says advantages only has no V to learn from"),
+    ("STEP_REWARD", -1.0, "advantages are steps lost, and a step costs 1"),
+    ("GOAL_REWARD", 0.0, "advantages are steps lost, and a step costs 1"),
+    ("GAMMA", 1.0, "numbers of steps are not discounted"),
+    ("SHAPING", "none", "a potential in the reward would be cut off with the advantage"),
+)
+EPISODE_WITH = (
+    ("TARGET_SYNCS", 1, "it asks no target network"),
+    ("DOUBLE", False, "it asks no target network"),
+    ("NOVELTY", 0.0, "what a first visit pays is no property of the move, but of the way"),
+)
+OTHERWISE = {
+    "an agent that thinks": "a plain network, THINK=False, or a window, VISION=2",
+    "UNIT=advantage": "UNIT=q",
+    "CREDIT=episode": "CREDIT=step UNIT=q",
+}
 
 
 def plot_file(settings, defaults):

@@ -184,6 +184,34 @@ def td_targets(q, q_target, episodes, gamma, lam, double):
     return torch.tensor(columns).t()
 
 
+def values_found(episodes, gamma):
+    """For each episode: its cells, its rewards, the goal, and {cell: V}, what it knows its cells to
+    be worth; cells from which it found no way to the goal are left out."""
+    for b, goal in enumerate(episodes.mazes.goal.tolist()):
+        cells, reward = episodes.cells[:, b].tolist(), episodes.reward[:, b].tolist()
+        yield cells, reward, goal, own_values(cells, reward, goal, gamma)
+
+
+def own_values(cells, reward, goal, gamma):
+    """What the best way earns that is made of moves of this walk, by networkx: {cell: V}.
+
+    Where moves are discounted, that is the one of the fewest moves: if all of them pay the same.
+    """
+    made = nx.DiGraph()
+    made.add_node(goal)
+    for here, there, earned in zip(cells, cells[1:], reward):
+        if here != goal and made.get_edge_data(there, here, {"cost": np.inf})["cost"] > -earned:
+            made.add_edge(there, here, cost=-earned)  # backwards
+    if gamma == 1:
+        costs = nx.single_source_bellman_ford_path_length(made, goal, weight="cost")
+        return {cell: -cost for cell, cost in costs.items()}
+    found = {}
+    for cell, way in nx.single_source_shortest_path(made, goal).items():
+        paid = [-made[there][here]["cost"] for there, here in zip(way, way[1:])]
+        found[cell] = sum(gamma**i * earned for i, earned in enumerate(reversed(paid)))
+    return found
+
+
 def window(walls, cell, radius, outside=True):
     """The cells around a cell of (H, W), cut out of a padded copy: (2 radius + 1, 2 radius + 1)."""
     y, x = divmod(int(cell), walls.shape[1])
@@ -222,15 +250,15 @@ class Table(torch.nn.Module):
         super().__init__()
         self.table = torch.nn.Parameter(q.float())
 
-    def begin(self, mazes, most_looks=None):
+    def begin(self, mazes, farthest=None):
         return Opinion(self.table.detach(), mazes)
 
     def q(self, episodes, steps=None):
         at = episodes.seen[0] if steps is None else episodes.seen[0].flatten()[steps]
         return self.table.flatten(1)[:, at]
 
-    def counts(self, episodes, parts):
-        return episodes.cells[:-1] != episodes.mazes.goal
+    def kinds(self, episodes):
+        return None
 
     def next_value(self, episodes, choice=None):
         q = self.q(episodes)
@@ -264,14 +292,14 @@ class Stepwise(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def begin(self, mazes, most_looks=None):
-        return Steps(self.network.begin(mazes, most_looks))
+    def begin(self, mazes, farthest=None):
+        return Steps(self.network.begin(mazes, farthest))
 
     def q(self, episodes, steps=None):
         return self.network.q(episodes, steps)
 
-    def counts(self, episodes, parts):
-        return self.network.counts(episodes, parts)
+    def kinds(self, episodes):
+        return self.network.kinds(episodes)
 
     def next_value(self, episodes, choice=None):
         return self.network.next_value(episodes, choice)
@@ -295,3 +323,45 @@ class Steps:
 def walked(mazes, q, steps, epsilon=None, generator=None):
     """The episodes of an agent with this q (4, H, W, B)."""
     return main.rollout(Table(q), mazes, steps, epsilon, generator)[0]
+
+
+def strolls(mazes, steps=80):
+    """(random walks in these mazes, of which some arrive and some do not; which do)"""
+    q, always = torch.zeros(4, *mazes.walls.shape), torch.ones(len(mazes.goal))
+    episodes = walked(mazes, q, steps, always, torch.Generator().manual_seed(3))
+    arrived = episodes.cells[-1] == mazes.goal
+    assert 0.2 < arrived.float().mean() < 0.9
+    return episodes, arrived
+
+
+# In place of what learns and remembers
+
+
+class Captured:
+    """An optimizer that moves nothing and keeps the losses."""
+
+    def __init__(self):
+        self.losses = []
+
+    def step(self, losses):
+        self.losses.append(losses)
+        return torch.zeros(2)
+
+
+class Memory:
+    """A replay memory that answers with these episodes, in place of those that it is given."""
+
+    def __init__(self, episodes, weight):
+        self.episodes, self.weight, self.priority = episodes, weight, {}
+
+    def add(self, *stored):
+        self.stored = stored
+
+    def sample(self, n, generator, beta):
+        self.beta, index = beta, torch.arange(n).flip(0)
+        return *self.episodes[:3], index, self.weight
+
+    def set_priority(self, index, steps, errors):
+        for step, error in zip(steps.tolist(), errors.tolist()):
+            assert (step // len(index), int(index[step % len(index)])) not in self.priority
+            self.priority[step // len(index), int(index[step % len(index)])] = error

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from test_runs import exact, quick, right_answers, runs  # noqa: F401
+from test_runs import RETURNS, exact, quick, right_answers, runs, summary_of  # noqa: F401
 
 import main
 import maze
@@ -101,6 +101,7 @@ def test_the_agent_of_a_run_solves_every_maze_by_a_shortest_path(trained, tmp_pa
 
 
 AGENTS = [dict(MODEL=name) for name in model.CORES] + [dict(MODEL="cnn", LOOKS=3)]
+AGENTS += [dict(THINK=False, MODEL="cnn", LOOKS=looks) for looks in (0, 5)]
 AGENTS += [dict(VISION=2, MEMORY=memory) for memory in ("none", "trail", "gru", "map")]
 
 
@@ -136,11 +137,11 @@ def test_prove_says_in_one_sentence_what_is_proved(trained, tmp_path, capsys):
     few = checkpoint(tmp_path / "few.pt", exact(looks=5), LOOKS=5)
     assert main.main(["prove", few]) == 1
     assert "LOOKS=5" in (said := capsys.readouterr().out) and not said.startswith("proved")
-    window = build(main.config() | dict(VISION=2))
-    window = checkpoint(tmp_path / "window.pt", window, VISION=2, MODEL="mlp")
-    assert main.main(["prove", window]) == 2
-    out, err = capsys.readouterr()
-    assert not out and "does not think" in err and len(err.splitlines()) == 1
+    for other in dict(VISION=2, MODEL="mlp"), dict(THINK=False, MODEL="cnn"):
+        other = checkpoint(tmp_path / "other.pt", build(main.config() | other), **other)
+        assert main.main(["prove", other]) == 2
+        out, err = capsys.readouterr()
+        assert not out and "does not think" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["change", "action"])
@@ -217,8 +218,28 @@ DOUBLE=maybe | True or False
 GRID=300 | 5 to 256
 DIFFICULTY=0.2 DIFFICULTY_MIN=0.5 | DIFFICULTY_MIN=0.5 | 0.2
 VISION=2 LAMBDA=1.5 | 0 to 1
-VISION=2 GAMMA=1 | STEP_REWARD=0 | choose GAMMA=
-VISION=2 GOAL_REWARD=0 | STEP_REWARD=0 | choose GOAL_REWARD=1
+LAMBDA=0.5 | CREDIT=lambda only
+VISION=2 CREDIT=step LAMBDA=0.5 | CREDIT=lambda only
+THINK=False MODEL=cnn LAMBDA=0.5 | CREDIT=lambda only
+THINK=False MODEL=linear | THINK=False | cnn or mlp or attention
+THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 | GAMMA=1 | choose GAMMA=
+THINK=False MODEL=cnn CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 | choose GOAL_REWARD=1
+THINK=False MODEL=mlp CREDIT=step | for UNIT=advantage | no V | choose CREDIT=episode | UNIT=q
+THINK=False MODEL=mlp CREDIT=lambda | for UNIT=advantage | choose CREDIT=episode | UNIT=q
+THINK=False MODEL=cnn STEP_REWARD=-2 | for UNIT=advantage | choose STEP_REWARD=-1 | UNIT=q
+THINK=False MODEL=cnn GOAL_REWARD=1 | for UNIT=advantage | choose GOAL_REWARD=0 | UNIT=q
+THINK=False MODEL=cnn GAMMA=0.9 | for UNIT=advantage | choose GAMMA=1 | UNIT=q
+THINK=False MODEL=cnn SHAPING=oracle | for UNIT=advantage | choose SHAPING=none | UNIT=q
+THINK=False MODEL=cnn TARGET_SYNCS=2 | for CREDIT=episode | choose TARGET_SYNCS=1 | CREDIT=step
+THINK=False MODEL=cnn DOUBLE=True | for CREDIT=episode | choose DOUBLE=False | CREDIT=step
+VISION=2 CREDIT=episode TARGET_SYNCS=1 NOVELTY=1 | for CREDIT=episode | choose NOVELTY=0
+VISION=2 CREDIT=step UNIT=advantage | for UNIT=advantage | choose CREDIT=episode | UNIT=q
+CREDIT=magic | step or lambda or episode
+UNIT=v | q or advantage
+THINK=maybe | True or False
+THINK=False MODEL=cnn COMPASS=False | VISION | COMPASS=True
+VISION=2 CREDIT=step UNIT=q STEP_REWARD=0 | GAMMA=1 | choose GAMMA=
+VISION=2 CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=0 | choose GOAL_REWARD=1
 VISION=2 NOVELTY=1e300 | NOVELTY=1e+300 | million
 VISION=2 LOOKS=3 | choose MEMORY=map
 OUT_DIR= | a folder
@@ -244,10 +265,12 @@ WRONG += (
     "REPLAY=on;CURRICULUM=x;MEMORY=x;EVAL_EVERY=0;WIDTH=0;DEVICE=toaster;"
     "solve mazes.txt DEVICE=meta"
 ).split(";")
-# What an agent that thinks does not take, and a word of the reason; an agent with a window does.
+# What an agent that thinks does not take, and a word of the reason; other agents do.
 NOT_FOR_THINKERS = {
     "GAMMA=0.9": "discounts",
-    "LAMBDA=0.5": "return over several steps",
+    "CREDIT=lambda": "return over several steps",
+    "CREDIT=episode": "return over several steps",
+    "UNIT=advantage": "learns Q - V",
     "DOUBLE=True": "comes from thinking",
     "SHAPING=manhattan": "potential",
     "SHAPING=oracle": "potential",
@@ -269,14 +292,25 @@ def test_wrong_settings_are_refused(trained, mazes, monkeypatch, digests, capsys
         refused([*places, *given.split()], wanted, folder, digests, capsys)
     for wrong, why in NOT_FOR_THINKERS.items():
         for agent in "MODEL=mlp", "MODEL=linear", "VISION=2 MEMORY=map":
-            wanted = wrong, "think", why, "VISION=2", f"choose {wrong.split('=')[0]}="
-            refused([*folders, *agent.split(), wrong], wanted, folder, digests, capsys)
+            wanted = "think", why, f"choose {wrong.split('=')[0]}=", "THINK=False", "VISION=2"
+            given = [*folders, *agent.split(), wrong]
+            refused(given, [wrong, *wanted], folder, digests, capsys)
+
+
+# What goes together with them.
+WITH = {"CREDIT=episode": "TARGET_SYNCS=1"}
+WITH["UNIT=advantage"] = "CREDIT=episode TARGET_SYNCS=1 STEP_REWARD=-1 GOAL_REWARD=0 GAMMA=1"
 
 
 @pytest.mark.parametrize("taken", NOT_FOR_THINKERS)
-def test_an_agent_with_a_window_takes_what_a_thinker_does_not(quick, taken):
+@pytest.mark.parametrize("agent", [f"VISION=1 {RETURNS}", "THINK=False CREDIT=step UNIT=q"])
+def test_agents_that_do_not_think_take_what_a_thinker_does_not(quick, agent, taken):
     small = "NUM_EPISODES=32", "MAX_EP_LENGTH=5", "UPDATES=1", "WIDTH=4"
-    assert runs(quick / "out", "VISION=1", *small, taken) == 0
+    given = *agent.split(), *small, *WITH.get(taken, "").split(), taken
+    assert runs(quick / "out", *given) == 0
+    name, _, value = taken.partition("=")
+    found = summary_of(quick / "out")["config"][name]
+    assert found == type(found)(float(value) if isinstance(found, float) else value)
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch, digests, capsys):

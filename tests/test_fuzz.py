@@ -152,7 +152,10 @@ def walks(path):
     return True
 
 
-@pytest.mark.parametrize("kind, times", [("MODEL=linear", 60), ("VISION=1 MEMORY=gru", 600)])
+@pytest.mark.parametrize(
+    "kind, times",
+    [("MODEL=linear", 60), ("VISION=1 MEMORY=gru", 600), ("THINK=False MODEL=cnn", 300)],
+)
 def test_any_change_of_a_checkpoint_is_noticed_or_refused(tmp_path, kind, times):
     path = tmp_path / "a.pt"
     whole = checkpoint(path, kind)
@@ -178,11 +181,15 @@ WRONG_SETTINGS = dict(
     VISION=(-1, 2, 10**9, 0.5, "1", None),
     MEMORY=("foo", None, [], 1),
     COMPASS=("x", None, 5.0, []),
+    THINK=("x", None, 0, 1, []),
+    GRID=(-5, 0, 7, 10**12, 8.0, "8", None),
 )
 
 
 @pytest.mark.parametrize(
-    "kind", ["MODEL=cnn", "MODEL=attention", "VISION=1 MEMORY=gru", "VISION=1 MEMORY=map"]
+    "kind",
+    ["MODEL=cnn", "MODEL=attention", "VISION=1 MEMORY=gru", "VISION=1 MEMORY=map"]
+    + [f"THINK=False MODEL={name}" for name in ("cnn", "mlp", "attention")],
 )
 def test_checkpoint_with_wrong_settings_is_refused_or_of_use(tmp_path, kind):
     for name, values in WRONG_SETTINGS.items():

@@ -12,6 +12,7 @@ import main
 import maze
 import model
 from support.adam import Adam
+from support.replay import minibatches
 
 
 def seeded(seed=0):
@@ -121,6 +122,10 @@ def test_rollout_follows_its_generator_and_leaves_the_others():
 # Targets
 
 
+# CREDIT and LAMBDA; with "step" the latter must not matter.
+HOW = [("step", 0.9), ("lambda", 0.0), ("lambda", 0.7), ("lambda", 1.0)]
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7, 33])
 def test_q_lambda_targets_are_those_of_the_definition(lam, steps):
@@ -133,28 +138,96 @@ def test_q_lambda_targets_are_those_of_the_definition(lam, steps):
         assert fast[:, b].tolist() == pytest.approx(slow, abs=1e-5)
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("credit, lam", HOW)
 @pytest.mark.parametrize("double", [True, False])
-def test_running_out_of_time_bootstraps_and_reaching_the_goal_does_not(lam, double):
+def test_running_out_of_time_bootstraps_and_reaching_the_goal_does_not(credit, lam, double):
     mazes, q = reference.corridor(9, 0, 5), torch.zeros(4, 1, 9, 1)
     q[3] = 0.5
     table = reference.Table(q)
     for steps, last in ((4, -1 + 0.9 * 0.5), (5, -1.0), (8, -1.0)):
         episodes = reference.walked(mazes, q, steps)
-        target = model.td_targets(table, table, episodes, 0.9, lam, double)
-        assert not target.requires_grad
+        target, counts = model.td_targets(table, table, episodes, 0.9, credit, lam, double)
+        assert not target.requires_grad and counts[:, 0].tolist() == [t < 5 for t in range(steps)]
         assert target[min(steps, 5) - 1].item() == pytest.approx(last, abs=1e-6)
 
 
-class Captured:
-    """An optimizer that moves nothing and keeps the losses."""
+@pytest.mark.parametrize("double", [True, False])
+def test_lambda_0_is_credit_of_one_step(double):
+    (episodes, q), late = random_episodes(), reference.Table(normal(4, 6, 6, 40, seed=5))
+    step, none, some = (
+        model.td_targets(reference.Table(q), late, episodes, 0.9, credit, lam, double)
+        for credit, lam in (("step", 0.9), ("lambda", 0.0), ("lambda", 0.9))
+    )
+    assert torch.equal(step[1], none[1]) and torch.allclose(step[0], none[0], atol=1e-6)
+    assert not torch.allclose(step[0], some[0], atol=0.1)
 
-    def __init__(self):
-        self.losses = []
 
-    def step(self, losses):
-        self.losses.append(losses)
-        return torch.zeros(2)
+# Credit from what the episode itself found out
+
+
+FOUND = [
+    (1.0, dict()),
+    (0.9, dict(SHAPING="manhattan", STEP_REWARD=-0.1, GOAL_REWARD=1.0)),
+    (0.98, dict(STEP_REWARD=0.0, GOAL_REWARD=1.0)),
+    (1.0, "each step pays something else"),
+]
+
+
+@pytest.mark.parametrize("gamma, paid", FOUND, ids=str)
+@pytest.mark.parametrize("perfect", [True, False])
+def test_values_found_are_those_of_the_best_ways_over_own_moves(monkeypatch, perfect, gamma, paid):
+    set_constants(monkeypatch, GAMMA=gamma, **(paid if isinstance(paid, dict) else {}))
+    mazes = drawn(80) if perfect else reference.random_mazes(80, 5, 6, share=0.1)
+    episodes, arrived = reference.strolls(mazes)
+    if isinstance(paid, str):
+        episodes = episodes._replace(reward=-torch.rand(80, 80, generator=seeded(4)))
+    found = model.episode_values(episodes, gamma)
+    for b, (cells, *_, known) in enumerate(reference.values_found(episodes, gamma)):
+        wanted = [known.get(cell, -np.inf) for cell in cells]
+        assert found[:, b].tolist() == pytest.approx(wanted, abs=1e-4)
+    assert torch.equal(found[0].isfinite(), arrived)
+
+
+@pytest.mark.parametrize("gamma, less_v", [(0.9, False), (1.0, False), (1.0, True)])
+def test_steps_count_whose_values_the_episode_found(gamma, less_v):
+    """It asks no network."""
+    episodes, _ = reference.strolls(reference.random_mazes(60, 5, 6, share=0.1))
+    found = model.td_targets(None, None, episodes, gamma, "episode", 0.9, False, less_v)
+    target, clipped = torch.stack(found, -1).tolist(), 0
+    for b, (cells, reward, goal, known) in enumerate(reference.values_found(episodes, gamma)):
+        for t, (here, there) in enumerate(zip(cells, cells[1:])):
+            wanted, counts = target[t][b]
+            assert counts == (here != goal and there in known)
+            if counts and less_v:
+                change = known[there] - known[here]
+                clipped += abs(change) > 1
+                assert wanted == pytest.approx(-1 + min(1, max(-1, change)), abs=1e-5)
+            elif counts:
+                assert wanted == pytest.approx(reward[t] + gamma * known[there], abs=1e-4)
+    assert found[0].isfinite().all() and (clipped > 10) == less_v
+
+
+@pytest.mark.parametrize("unit", ["q", "advantage"])
+def test_an_episode_that_arrives_in_a_perfect_maze_learns_what_is_right(
+    monkeypatch, exact_steps, unit
+):
+    """Q, or the advantage -1 - d(s') + d(s), d by scipy; if it does not, nothing."""
+    constants = dict(CREDIT="episode", UNIT=unit, GAMMA=1.0, STEP_REWARD=-1.0, GOAL_REWARD=0.0)
+    set_constants(monkeypatch, **constants)
+    packed = maze.make_mazes(1, 9, seeded()).expand(-1, 60)
+    mazes = maze.draw(packed, 9, 1.0, 25, "corner", seeded(1))
+    episodes, arrived = reference.strolls(mazes, 300)
+    episodes = episodes._replace(seen=episodes.cells[None])  # the table is of all mazes
+    walls, goal = mazes.walls[..., 0].numpy(), int(mazes.goal[0])
+    away = torch.from_numpy(reference.distances(walls, goal)).flatten()
+    after = away[torch.from_numpy(reference.moves(walls))]
+    exact = -1.0 - after + (away if unit == "advantage" else 0)
+    table, counts = reference.Table(normal(4, 9, 9)), arrived & (episodes.cells[:-1] != goal)
+    before, learner = table.table.detach().clone(), learner_of(table, episodes, None, counts)
+    main.learn(learner, episodes, 0.0)
+    taken = learner.optimizer.taken > 0
+    wanted = torch.where(taken, exact.view(4, 9, 9), before)
+    assert torch.allclose(table.table, wanted, atol=1e-4) and taken.sum() > 60
 
 
 class Jump:
@@ -177,20 +250,28 @@ def exact_steps(monkeypatch):
     set_constants(monkeypatch, HUBER=100.0, UPDATES=1, GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0)
 
 
-def learner_of(table, episodes, target=None):
-    """It jumps by how often each action was taken; the steps in the goal are left out."""
-    taken, away = torch.zeros(4, table.table[0].numel()), episodes.cells[:-1] != episodes.mazes.goal
-    where = episodes.actions[away], episodes.seen[0, :-1][away]
+def learner_of(table, episodes, target=None, counts=None):
+    """It jumps by how often each action was taken in steps that count: all but those in the goal.
+
+    counts (T, B): if others do.
+    """
+    if counts is None:
+        counts = episodes.cells[:-1] != episodes.mazes.goal
+    taken = torch.zeros(4, table.table[0].numel())
+    where = episodes.actions[counts], episodes.seen[0, :-1][counts]
     taken.index_put_(where, torch.tensor(1.0), accumulate=True)
     jump = Jump(table, taken.view_as(table.table))
     return main.Learner(table, target or copy.deepcopy(table), jump, None, seeded())
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("credit, lam", HOW)
 @pytest.mark.parametrize("double", [False, True])
-def test_learning_moves_q_onto_the_mean_of_the_slow_targets(monkeypatch, exact_steps, lam, double):
+def test_learning_moves_q_onto_the_mean_of_the_slow_targets(
+    monkeypatch, exact_steps, credit, lam, double
+):
     """Twice: with double DQN the target network is the online one as it was one batch ago."""
-    set_constants(monkeypatch, LAMBDA=lam, DOUBLE=double)
+    set_constants(monkeypatch, CREDIT=credit, LAMBDA=lam, DOUBLE=double)
+    lam = lam if credit == "lambda" else 0.0
     episodes, q = random_episodes()
     episodes = episodes._replace(reward=torch.rand(12, 40, generator=seeded(4)))
     table, target = reference.Table(q), reference.Table(normal(*q.shape, seed=5))
@@ -209,16 +290,16 @@ def test_learning_moves_q_onto_the_mean_of_the_slow_targets(monkeypatch, exact_s
         assert torch.equal(target.table, online)
 
 
-CREDIT = [
-    dict(LAMBDA=0.0, GAMMA=1.0, STEP_REWARD=-1.0, GOAL_REWARD=0.0),
-    dict(LAMBDA=0.0, DOUBLE=True, SHAPING="manhattan"),
-    dict(LAMBDA=0.5, SHAPING="oracle"),
-    dict(LAMBDA=0.9, DOUBLE=True, STEP_REWARD=-0.1),
-    dict(LAMBDA=1.0),
+CONSTANTS = [
+    dict(GAMMA=1.0, STEP_REWARD=-1.0, GOAL_REWARD=0.0),
+    dict(CREDIT="lambda", LAMBDA=0.0, DOUBLE=True, SHAPING="manhattan"),
+    dict(CREDIT="lambda", LAMBDA=0.5, SHAPING="oracle"),
+    dict(CREDIT="lambda", LAMBDA=0.9, DOUBLE=True, STEP_REWARD=-0.1),
+    dict(CREDIT="lambda", LAMBDA=1.0),
 ]
 
 
-@pytest.mark.parametrize("constants", CREDIT, ids=str)
+@pytest.mark.parametrize("constants", CONSTANTS, ids=str)
 def test_a_table_in_place_of_the_network_learns_the_optimal_q(monkeypatch, exact_steps, constants):
     """From random walks. With shaping, less by the potential: the best actions stay the best."""
     set_constants(monkeypatch, **constants)
@@ -261,7 +342,7 @@ def test_without_lambda_credit_moves_one_cell_a_target_sync(monkeypatch, exact_s
 @pytest.mark.parametrize("exploring", [None, 4])
 def test_with_full_lambda_credit_takes_a_greedy_path_at_once(monkeypatch, exact_steps, exploring):
     """And stops at an action that is not the greedy one."""
-    set_constants(monkeypatch, LAMBDA=1.0)
+    set_constants(monkeypatch, CREDIT="lambda", LAMBDA=1.0)
     table = reference.Table(torch.eye(4)[3, :, None, None].expand(4, 1, 8) * 1e-6)
     episodes, _ = main.rollout(table, reference.corridor(8, 0, 7), 10)
     wanted = [0.9 ** (6 - x) for x in range(7)]
@@ -272,23 +353,6 @@ def test_with_full_lambda_credit_takes_a_greedy_path_at_once(monkeypatch, exact_
     assert table.table[3, 0, :7].tolist() == pytest.approx(wanted, abs=1e-6)
 
 
-class Memory:
-    """A replay memory that answers with these episodes, in place of those that it is given."""
-
-    def __init__(self, episodes, weight):
-        self.episodes, self.weight, self.priority = episodes, weight, {}
-
-    def add(self, *stored):
-        self.stored = stored
-
-    def sample(self, n, generator, beta):
-        self.beta, index = beta, torch.arange(n).flip(0)
-        return *self.episodes[:3], index, self.weight
-
-    def set_priority(self, index, errors):
-        self.priority.update(zip(index.tolist(), errors.t()))
-
-
 def test_replayed_episodes_count_by_their_weight_and_get_new_priorities(monkeypatch, exact_steps):
     set_constants(monkeypatch, UPDATES=4, TARGET_SYNCS=2, HUBER=0.3, PRIORITY_BETA=0.4)
     mazes = reference.random_mazes(20, 6, 6, share=0.1)
@@ -297,7 +361,7 @@ def test_replayed_episodes_count_by_their_weight_and_get_new_priorities(monkeypa
         main.rollout(table, mazes, 12, torch.full((20,), 0.7), seeded(seed))[0] for seed in (1, 2)
     )
     weight = torch.rand(20, generator=seeded(3))
-    memory, optimizer = Memory(old, weight), Captured()
+    memory, optimizer = reference.Memory(old, weight), reference.Captured()
     main.learn(main.Learner(table, copy.deepcopy(table), optimizer, memory, seeded()), new, 0.5)
     assert all(map(torch.equal, memory.stored[1:], (new.cells, new.actions)))
     assert memory.beta == pytest.approx(0.7)
@@ -305,9 +369,8 @@ def test_replayed_episodes_count_by_their_weight_and_get_new_priorities(monkeypa
     error = q[:, :-1].gather(0, old.actions[None])[0]
     error = error - reference.td_targets(q, q, old, 0.9, 0.0, False).float()
     away = old.cells[:-1] != old.mazes.goal
-    error *= away
-    for lane in range(20):
-        assert torch.allclose(memory.priority[19 - lane], error[:, lane], atol=1e-5)
+    wanted = {(t, 19 - lane): float(error[t, lane]) for t, lane in away.nonzero().tolist()}
+    assert memory.priority == pytest.approx(wanted, abs=1e-5)
     for i, losses in enumerate(optimizer.losses):
         lanes = slice(5 * i, 5 * i + 5)
         huber = torch.nn.functional.huber_loss(error, 0 * error, reduction="none", delta=0.3) / 0.3
@@ -326,23 +389,27 @@ def precise():
     torch.set_default_dtype(torch.float32)
 
 
+FARTHEST = 2  # the goal, as the agent is told while it learns
+
+
 def half_right(network):
     """(this network, with some noise in its weights; a walk of it)"""
     with torch.no_grad():
         network.core.q.weight += 0.3 * normal(4, main.WIDTH)
     mazes = reference.random_mazes(60, 9, 8, share=0.25)
     epsilon = torch.linspace(0, 1, 60)
-    return network, main.rollout(network.eval(), mazes, 25, epsilon, seeded(), 12)[0]
+    return network, main.rollout(network.eval(), mazes, 25, epsilon, seeded(), FARTHEST)[0]
 
 
 def test_target_of_an_exact_thinker_is_the_change_of_the_distance_less_a_step(proved):
     """r + V(s') - V(s), V minus the steps to the goal, by scipy; 0 in the goal."""
     mazes = reference.random_mazes(60, 9, 8, share=0.25)
     episodes, _ = main.rollout(proved, mazes, 25, torch.full((60,), 0.6), seeded())
-    target = model.td_targets(proved, proved, episodes, main.GAMMA)
+    target, counts = model.td_targets(proved, proved, episodes, main.GAMMA)
     walls = mazes.walls.permute(2, 0, 1).numpy()
     away = np.stack([*map(reference.distances, walls, mazes.goal)], -1)
     away = maze.along(torch.from_numpy(away), episodes.cells)
+    assert torch.equal(counts, episodes.cells[:-1] != mazes.goal)
     counts = away[:-1] > 0
     assert torch.equal(target[counts], (-1.0 + away[:-1] - away[1:])[counts])
     assert (away[-1] == 0).sum() > 10 and len(target[counts].unique()) == 3
@@ -350,17 +417,21 @@ def test_target_of_an_exact_thinker_is_the_change_of_the_distance_less_a_step(pr
 
 def test_of_alike_steps_in_a_minibatch_one_counts(proved):
     network, episodes = half_right(proved)
-    away, seen = episodes.cells[:-1] != episodes.mazes.goal, episodes.seen[0]
+    counts, seen = torch.rand(25, 60, generator=seeded()) < 0.6, episodes.seen[0]
     for parts in (1, 7, 60):
-        counts = network.counts(episodes, parts)
-        assert not counts[~away].any()
-        for i in range(parts):
-            kinds, learned = set(), []
-            for lane in range(i * 60 // parts, (i + 1) * 60 // parts):
+        found = minibatches(counts, parts, network.kinds(episodes))
+        assert len(found) == parts
+        for i, (some, steps) in enumerate(found):
+            lanes, kinds = range(i * 60 // parts, (i + 1) * 60 // parts), set()
+            assert list(range(60)[some]) == list(lanes)
+            for lane in lanes:
                 for t in range(25):
                     kind = int(seen[t, lane]), int(episodes.actions[t, lane])
-                    kinds |= {kind} if away[t, lane] and kind[0] else set()
-                    learned += [kind] if counts[t, lane] and kind[0] else []
+                    kinds |= {kind} if counts[t, lane] else set()
+            learned = []
+            for t, lane in (divmod(step, len(lanes)) for step in steps.tolist()):
+                assert counts[t, lanes[lane]]
+                learned.append((int(seen[t, lanes[lane]]), int(episodes.actions[t, lanes[lane]])))
             assert len(learned) == len(kinds) and set(learned) == kinds
 
 
@@ -375,14 +446,13 @@ def test_learning_is_what_torch_does_with_the_same_errors(monkeypatch, proved, p
     learner = main.Learner(
         network, copy.deepcopy(network), Adam(network.parameters(), 0.03, clip), None, seeded()
     )
-    results = main.learn(learner, episodes, 0.0, 12)
+    results = main.learn(learner, episodes, 0.0, FARTHEST)
     for lanes in (slice(0, 30), slice(30, 60)):
-        part = thinks_of(twin.eval(), episodes.select(lanes), 12)
-        value, counts = part.seen[1], twin.counts(part, 2)
+        part = thinks_of(twin.eval(), episodes.select(lanes), 8 + 2 * FARTHEST)
+        value, counts = part.seen[1], part.cells[:-1] != part.mazes.goal
         assert ((value[1:] - value[:-1]).abs() > 1)[counts].any()
-        for some in (slice(0, 15), slice(15, 30)):
-            t, b = counts[:, some].nonzero(as_tuple=True)
-            b = b + some.start
+        for some, steps in minibatches(counts, 2, twin.kinds(part)):
+            t, b = steps // 15, steps % 15 + some.start
             wanted = -1 + (value[t + 1, b] - value[t, b]).clamp(-1, 1).double()
             q = twin.core(model.planes_of(part.seen[0, t, b]).double())
             q = q[part.actions[t, b], torch.arange(len(t))]

@@ -9,12 +9,12 @@ import reference
 import torch
 import torch.nn as nn
 from scipy.stats import chisquare
-from test_runs import quick, runs, summary_of  # noqa: F401
+from test_runs import RETURNS, quick, runs, summary_of  # noqa: F401
 
 import main
 import maze
 import model
-from support import agents, files, metrics, processes, report, run
+from support import agents, files, metrics, plain, processes, report, run
 from support.adam import Adam
 from support.files import load_checkpoint
 from support.replay import Replay
@@ -47,7 +47,7 @@ class Knowing(nn.Module):
         super().__init__()
         self.wrong = torch.as_tensor(wrong)
 
-    def begin(self, mazes, most=None):
+    def begin(self, mazes, farthest=None):
         distance = maze.distances(mazes.walls, mazes.goal)
         how = main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD
         exact = maze.optimal_q(mazes, distance, *how)
@@ -101,6 +101,36 @@ def test_the_optimal_q_scores_full_marks_and_its_errors_are_counted(monkeypatch,
             phi = torch.tensor(phi).t().view(*mazes.walls.shape)
             assert FULL_MARKS == marks(kind(Knowing(-phi)), mazes)
             assert metrics.average(scores(kind(Knowing()), mazes))["q_error"] > 0.2
+
+
+class Saying(Knowing):
+    """Says the same of every maze, whatever it is: an Opinion of (4, H, W, B)."""
+
+    def begin(self, mazes, farthest=None):
+        return reference.Opinion(self.wrong, mazes)
+
+
+@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
+def test_exact_advantages_score_full_marks_and_errors_are_those_of_a_slow_count(monkeypatch, kind):
+    """A - A*: of all actions in all cells from which the goal can be reached, or on the way."""
+    monkeypatch.setattr(main, "UNIT", "advantage")
+    mazes = reference.random_mazes(60, 5, 6)
+    walls = [*mazes.walls.permute(2, 0, 1).numpy()]
+    away = torch.from_numpy(np.stack([*map(reference.distances, walls, mazes.goal)], -1))
+    some = (maze.along(away, mazes.start[None])[0] > 0).nonzero()[:, 0]
+    mazes, counts = mazes.select(some), away[..., some] > 0
+    q = [reference.optimal_q(walls[i], int(mazes.goal[n])) for n, i in enumerate(some.tolist())]
+    q = torch.from_numpy(np.stack(q, -1)).float().where(counts, 0)
+    exact, noise = q - q.amax(0), torch.randn(q.shape, generator=seeded())
+    assert FULL_MARKS == marks(kind(Saying(exact)), mazes)
+    wrong = FULL_MARKS | dict(q_error=0.125, q_bias=-0.125)
+    assert wrong == marks(kind(Saying(exact - 0.125)), mazes)
+    assert metrics.average(scores(kind(Saying(q)), mazes))["q_error"] > 2  # Q is no advantage
+    found = scores(Saying(exact + noise), mazes)
+    for n in range(len(some)):
+        off = noise[:, counts[..., n], n]
+        assert found["q_error"][n].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
+        assert found["q_bias"][n].item() == pytest.approx(off.mean().item(), rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
@@ -182,11 +212,12 @@ def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
 def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache(monkeypatch):
     cache = maze.make_mazes(200, 16, seeded())
     in_perfect = maze.unpack(cache, 16, 16).float().mean()
-    for level, low, high in (0.0, 0, 1), (0.5, 0, 1), (1.0, 0, 1), (0.5, 0.4, 0.8), (1.0, 0.7, 0.7):
+    levels = (0.0, 0, 1), (0.5, 0, 1), (1.0, 0, 1), (0.0, 0.4, 0.8), (0.5, 0.4, 0.8), (0.5, 1, 1)
+    for level, low, high in *levels, (1.0, 0.7, 0.7):
         set_constants(monkeypatch, DIFFICULTY_MIN=low, DIFFICULTY=high)
         mazes = main.draw(cache, 600, level, 30, seeded(2))
         share = mazes.walls.float().mean((0, 1)) / in_perfect
-        assert share.mean().item() == pytest.approx(level * (low + high) / 2, abs=0.06)
+        assert share.mean().item() == pytest.approx(low + level * (high - low) / 2, abs=0.06)
         assert share.std().item() == pytest.approx(level * (high - low) / 12**0.5, abs=0.06)
         far = to_goal(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])
         assert 1 <= far.min() and 20 < far.max() <= 30
@@ -211,7 +242,8 @@ def test_every_process_of_a_run_draws_its_own_mazes(monkeypatch):
 # Whole runs
 
 
-WINDOW = "VISION=1 WIDTH=16 SHAPING=manhattan NOVELTY=0.01"
+PLAIN = "THINK=False WIDTH=8 TARGET_SYNCS=1 MODEL="
+WINDOW = f"VISION=1 WIDTH=16 SHAPING=manhattan NOVELTY=0.01 {RETURNS}"
 MAP = "VISION=1 MEMORY=map WIDTH=8 BSZ=16 NUM_EPISODES=32 MAX_EP_LENGTH=8"
 
 
@@ -240,6 +272,8 @@ AGENTS = [
     "MODEL=attention WIDTH=8 LOOKS=9 GOAL=corner",
     f"{WINDOW} MEMORY=gru DOUBLE=True REPLAY=prioritized REPLAY_SIZE=40",
     MAP,
+    f"{PLAIN}cnn CURRICULUM=off REPLAY=prioritized REPLAY_SIZE=40",
+    f"{PLAIN}attention TARGET_SYNCS=3 CREDIT=lambda UNIT=q",
 ]
 
 
@@ -312,7 +346,10 @@ def test_scores_come_from_held_out_mazes_only(quick, monkeypatch):
             assert float(row["success"]) == 0 and float(row["train_success"]) == 1
 
 
-@pytest.mark.parametrize("agent", ["MODEL=mlp", "VISION=1 MEMORY=trail", MAP])
+@pytest.mark.parametrize(
+    "agent",
+    ["MODEL=mlp", f"VISION=1 MEMORY=trail {RETURNS}", MAP, f"{PLAIN}mlp CREDIT=step UNIT=q"],
+)
 @pytest.mark.parametrize(
     "bsz, updates, syncs, replay",
     [(32, 6, 1, "off"), (32, 6, 4, "off"), (32, 4, 9, "uniform"), (10, 7, 7, "prioritized")],
@@ -352,12 +389,13 @@ def test_with_double_dqn_the_target_network_is_copied_one_sync_late(quick, monke
     copies, td_targets = [], model.td_targets
 
     def noting(online, target, *how):
-        assert how[-1] is True
+        _, _, credit, _, double, less_v = how
+        assert double is True and less_v is False and credit == "lambda"
         copies.append([[x.clone() for x in one.parameters()] for one in (online, target)])
         return td_targets(online, target, *how)
 
     monkeypatch.setattr(model, "td_targets", noting)
-    given = "VISION=1 MEMORY=trail WIDTH=16 DOUBLE=True NUM_EPISODES=64".split()
+    given = f"VISION=1 MEMORY=trail WIDTH=16 DOUBLE=True NUM_EPISODES=64 {RETURNS}".split()
     assert runs(quick / "out", *given) == 0
     assert len(copies) == 4
     for (online, _), (later, target) in zip(copies, copies[1:]):
@@ -368,19 +406,21 @@ def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypa
     sampled, learned = (noted(monkeypatch, Replay, name) for name in ("sample", "set_priority"))
     targets, steps = noted(monkeypatch, model, "td_targets"), noted(monkeypatch, Adam, "step")
     given = "VISION=1 WIDTH=16 REPLAY=prioritized PRIORITY_BETA=0.2 REPLAY_SIZE=50 TARGET_SYNCS=4"
-    assert runs(quick / "out", *given.split(), "NUM_EPISODES=128", "HUBER=0.05") == 0
+    given = *given.split(), *RETURNS.split(), "NUM_EPISODES=128", "HUBER=0.05"
+    assert runs(quick / "out", *given) == 0
     assert [how[3] for how, _ in sampled] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert len(targets) == len(steps) == len(learned) == 16  # a sync, an update: 8 episodes of 32
     for number in range(16):
         *_, index, weight = sampled[number // 4][1]
         own = slice(number % 4 * 8, number % 4 * 8 + 8)
-        _, which, errors = learned[number][0]
-        (_, _, episodes, *_), _ = targets[number]
-        counts = episodes.cells[:-1] != episodes.mazes.goal
-        assert torch.equal(which, index[own]) and not errors[~counts].any() and errors.any()
-        size = errors[counts].abs()
+        _, which, where, errors = learned[number][0]
+        (_, _, episodes, *_), (_, counts) = targets[number]
+        assert torch.equal(counts, episodes.cells[:-1] != episodes.mazes.goal)
+        assert torch.equal(where.sort().values, counts.flatten().nonzero()[:, 0])
+        assert torch.equal(which, index[own]) and errors.any()
+        size = errors.abs()
         loss = torch.where(size < 0.05, size**2 / 0.1, size - 0.025)
-        weighed = loss * weight[own].expand_as(counts)[counts]
+        weighed = loss * weight[own][where % 8]
         assert torch.allclose(steps[number][0][1], weighed, atol=1e-6)
     assert any(found[-1].std() > 0 for _, found in sampled)
 
@@ -407,11 +447,12 @@ def test_run_leaves_its_files_and_what_it_says_in_them(trained):
     assert kinds == [b"\x89PNG", b"\x89PNG", b"GIF8"]
 
 
-def test_agents_with_a_window_are_neither_proved_nor_not(quick, capsys):
-    assert runs(quick / "out", *WINDOW.split(), "NUM_EPISODES=64") == 0
-    found = summary_of(quick / "out")
-    assert found["wrong_views"] is found["proved"] is found["seconds_to_proof"] is None
-    assert found["episodes"] == 64 and "prove" not in capsys.readouterr().out
+def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
+    for agent in WINDOW, f"{PLAIN}mlp":
+        assert runs(quick / "out", *agent.split(), "NUM_EPISODES=64") == 0
+        found = summary_of(quick / "out")
+        assert found["wrong_views"] is found["proved"] is found["seconds_to_proof"] is None
+        assert found["episodes"] == 64 and "prove" not in capsys.readouterr().out
     assert runs(quick / "map", *MAP.split()) == 0
     found, said = summary_of(quick / "map"), capsys.readouterr().out
     assert found["wrong_views"] > 0 and found["proved"] is False
@@ -444,9 +485,14 @@ def test_watchman_speaks_only_of_a_loss_that_has_risen_and_stays_high():
         said = run.warning(rows, main.config())
         assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
         assert f"LR is too high (now {main.LR:g})" in said
-        assert "TARGET_SYNCS" not in said and "LAMBDA" not in said  # they can't be less
-    said = run.warning(rows, main.config() | dict(TARGET_SYNCS=4, LAMBDA=0.9))
+        assert "TARGET_SYNCS" not in said  # it can't be less
+    said = run.warning(rows, main.config() | dict(TARGET_SYNCS=4, CREDIT="lambda"))
     assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA=0.9; try less" in said
+
+
+def test_watchman_does_not_blame_what_does_not_act():
+    rows = [dict(loss=loss, level=0.5) for loss in (0.1, 1.5, 1.1, 7)]
+    assert main.CREDIT == "step" and "LAMBDA" not in run.warning(rows, main.config())
 
 
 @pytest.mark.parametrize("rate", ["0.001", "100", "1e30"])
@@ -476,7 +522,8 @@ def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypa
     assert written["MODEL"] == "mlp" and not written["VISION"] and main.WRITTEN == written
     kinds = {"": [], "MODEL=cnn": ["thinks cnn"], "MODEL=linear": ["thinks linear"]}
     kinds |= {"VISION=2": ["window"], "MEMORY=gru VISION=1": ["window"]}
-    kinds |= {"VISION=2 MEMORY=map": ["map"]}
+    kinds |= {"VISION=2 MEMORY=map": ["map"], "THINK=False VISION=2": ["window"]}
+    kinds |= {f"THINK=False MODEL={name}": [f"plain {name}"] for name in plain.NETWORKS}
     kinds |= {"VISION=2 MEMORY=map MODEL=attention": ["thinks attention", "map"]}
     assert {kind for kinds in kinds.values() for kind in kinds} >= main.AGENTS.keys()
     for arguments, names in kinds.items():
@@ -484,6 +531,7 @@ def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypa
         for name in names:
             wanted |= main.AGENTS.get(name, {})
         given = dict(argument.split("=") for argument in arguments.split())
+        given = {name: value != "False" and value for name, value in given.items()}
         wanted |= {name: type(written[name])(value) for name, value in given.items()}
         assert settings_of(monkeypatch, *arguments.split()) == wanted, arguments
         for argument in "LR=0.3", "HUBER=0.7", "UPDATES=3":

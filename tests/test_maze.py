@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest, chisquare
 
 import maze
-from support import mazefile
+from support import mazefile, metrics
 from support.errors import UserError
 
 
@@ -259,7 +259,7 @@ def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
     d = maze.distances(mazes.walls, mazes.goal)
     assert (d[~mazes.walls] < 0).any()
     q = maze.optimal_q(mazes, d, gamma, step, goal)
-    away = maze.steps_of_q(q, gamma, step, goal)
+    away = metrics.steps_of_q(q, gamma, step, goal)
     for i, walls in enumerate(one_by_one(mazes.walls)):
         cells = ~walls & (d[..., i].numpy() != 0)  # nothing is chosen in the goal
         slow = reference.optimal_q(walls, int(mazes.goal[i]), gamma, step, goal)[:, cells]

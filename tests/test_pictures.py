@@ -12,7 +12,7 @@ from test_runs import exact
 
 import main
 import maze
-from support import files, pictures, report
+from support import files, metrics, pictures, report
 
 
 @pytest.fixture
@@ -151,6 +151,20 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     looks = rows[1][1]  # V after k looks is -min(k, d)
     for k, value in enumerate(looks[: farthest + 1]):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
+
+
+@pytest.mark.parametrize("gamma, step, goal", [(1.0, -1.0, 0.0), (1.0, -2.0, 5.0), (0.9, 0.0, 1.0)])
+def test_what_is_drawn_of_q_is_the_steps_to_the_goal_and_of_an_advantage_the_steps_lost(
+    gamma, step, goal
+):
+    mazes = drawn(20)
+    distance = maze.distances(mazes.walls, mazes.goal)
+    q, reached = maze.optimal_q(mazes, distance, gamma, step, goal), distance > 0
+    how = dict(GAMMA=gamma, STEP_REWARD=step, GOAL_REWARD=goal)
+    shown = metrics.steps_away(q, how | dict(UNIT="q")).amin(0)
+    assert torch.allclose(shown[reached], distance[reached] - 1.0, atol=0.01)
+    lost = metrics.steps_away(q - q.amax(0), how | dict(UNIT="advantage"))[:, reached]
+    assert torch.equal(lost, (q.amax(0) - q)[:, reached])
 
 
 def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):

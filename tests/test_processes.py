@@ -6,7 +6,7 @@ import socket
 
 import pytest
 import torch
-from test_runs import Forked, exact, quick, runs, summary_of  # noqa: F401
+from test_runs import RETURNS, Forked, exact, quick, runs, summary_of  # noqa: F401
 
 import main
 from support import processes, settings
@@ -19,7 +19,8 @@ if not torch.distributed.is_available():
 # An agent that learns from every step, not from one of those alike in a process' share; and a loss
 # that does not magnify rounding.
 WINDOW = (
-    "VISION=1 WIDTH=16 EPSILON=0 CURRICULUM=linear EVAL_EVERY=3 HUBER=10 NUM_EPISODES=320"
+    "VISION=1 WIDTH=16 EPSILON=0 CURRICULUM=linear EVAL_EVERY=3 HUBER=10 NUM_EPISODES=320 "
+    + RETURNS
 ).split()
 
 

@@ -65,12 +65,34 @@ def test_minibatches_hold_each_step_that_counts_once(b, number):
     assert len(sizes) == number and sum(sizes) == b and max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("b, number", [(12, 4), (13, 5), (5, 5), (7, 1)])
+def test_minibatches_hold_one_step_of_each_kind(b, number):
+    """Of the steps that count: in each part as many as there are kinds in it."""
+    counts = torch.rand(30, b, generator=seeded()) < 0.5
+    kinds = torch.randint(9, (30, b), generator=seeded(1), dtype=torch.int32)
+    every = minibatches(counts, number)
+    found = minibatches(counts, number, kinds)
+    assert [part for part, _ in found] == [part for part, _ in every]
+    for (part, steps), (_, all_steps) in zip(found, every):
+        own = kinds[:, part].flatten()
+        assert sorted(own[steps].tolist()) == sorted(set(own[all_steps].tolist()))
+        assert set(steps.tolist()) < set(all_steps.tolist())
+    assert sum(len(steps) for _, steps in minibatches(counts & False, number, kinds)) == 0
+
+
 def numbered(first, n):
     """n mazes, cells and actions of random content, the number of each in its first two cells."""
     mazes, number = reference.random_mazes(n, 7, 7, seed=first), torch.arange(first, first + n)
     cells = torch.randint(49, (6, n), generator=seeded(first))
     cells[0], cells[1] = number // 49, number % 49
     return mazes._replace(start=cells[0]), cells, torch.randint(4, (5, n), generator=seeded(first))
+
+
+def learned(replay, index, error):
+    """Tells the memory of TD errors (T, n), in an order of its own; it is not told of zeros."""
+    steps = torch.randperm(error.numel(), generator=seeded())
+    steps = steps[error.flatten()[steps] != 0]
+    replay.set_priority(index, steps, error.flatten()[steps])
 
 
 def numbers(cells):
@@ -95,7 +117,7 @@ def test_replay_off_priorities_draws_uniformly_whatever_the_errors():
     replay = Replay.of(main.config() | asked, "cpu")
     for first in range(0, 80, 10):
         replay.add(*numbered(first, 10))
-        replay.set_priority(torch.arange(10), torch.rand(5, 10, generator=seeded(first)))
+        learned(replay, torch.arange(10), torch.rand(5, 10, generator=seeded(first)))
         if first in (20, 70):
             _, cells, _, _, weight = replay.sample(50_000, seeded(), beta=1.0)
             drawn = np.unique(numbers(cells), return_counts=True)[1]
@@ -107,13 +129,14 @@ def test_replay_off_priorities_draws_uniformly_whatever_the_errors():
 def test_replay_draws_by_the_power_of_the_priority_and_its_weights_make_up_for_it(alpha, beta):
     replay, error = Replay(50, 7, 5, alpha, "cpu"), torch.randn(5, 50, generator=seeded())
     error *= torch.rand(50, generator=seeded())
+    error[torch.rand(5, 50, generator=seeded(2)) < 0.3] = 0
     replay.add(*numbered(0, 50))
     for part in torch.randperm(50, generator=seeded()).chunk(3):
-        replay.set_priority(part, error[:, part])
+        learned(replay, part, error[:, part])
     _, cells, _, index, weight = replay.sample(50_000, seeded(), beta)
     assert numbers(cells) == index.tolist() and len(set(index.tolist())) == 50
     size = error.abs().double().numpy()
-    share = (0.9 * size.max(0) + 0.1 * size.mean(0)) ** alpha
+    share = (0.9 * size.max(0) + 0.1 * size.mean(0) + 1e-6) ** alpha
     share /= share.sum()
     assert share.max() > 2 * share.min()
     assert chisquare(np.bincount(index, minlength=50), 50_000 * share).pvalue > 1e-6
@@ -128,7 +151,7 @@ def test_new_episodes_come_with_the_top_priority():
     replay.add(*numbered(0, 20))
     error = torch.rand(5, 20, generator=seeded())
     error[:, 3] = 7
-    replay.set_priority(torch.arange(20), error)
+    learned(replay, torch.arange(20), error)
     replay.add(*numbered(20, 25))
     drawn = np.bincount(replay.sample(50_000, seeded())[3], minlength=45)
     assert chisquare(drawn[[3, *range(20, 45)]]).pvalue > 1e-6
@@ -139,7 +162,7 @@ def test_one_great_error_leaves_100_000_small_ones_their_share():
     n, small, great = 100_001, 1e-4, 1e3
     replay, cells = Replay(n, 5, 1, 1.0, "cpu"), torch.zeros(2, n)
     replay.add(reference.random_mazes(n, 5, 5), cells, cells[:1])
-    replay.set_priority(torch.arange(n), torch.tensor([[great] + [small] * (n - 1)]))
+    learned(replay, torch.arange(n), torch.tensor([[great] + [small] * (n - 1)]))
     drawn = torch.bincount(replay.sample(1_000_000, seeded())[3], minlength=n)
     share = 1 - great / (great + (small + 1e-6) * (n - 1))  # nobody's priority is 0
     assert binomtest(int(drawn[1:].sum()), 1_000_000, share).pvalue > 1e-6
@@ -152,7 +175,7 @@ def test_replay_goes_on_from_its_state():
         replay.add(*numbered(first, 30))
         again.restore(replay.state())
         for one in (replay, again):
-            one.set_priority(torch.arange(20), torch.rand(5, 20, generator=seeded(first)))
+            learned(one, torch.arange(20), torch.rand(5, 20, generator=seeded(first)))
             one.add(*numbered(first, 7))
         mazes, *samples = zip(*(one.sample(300, seeded(first), 0.5) for one in (replay, again)))
         assert all(map(torch.equal, *mazes)) and all(torch.equal(*both) for both in samples)

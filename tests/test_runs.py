@@ -27,6 +27,8 @@ if sys.platform != "linux":
 import resource  # noqa: E402
 
 FREE = "RESUME", "OUT_DIR", "PLOT_FILE", "NUM_EPISODES"
+# What is learned is Q of a discounted reward, with returns over several steps.
+RETURNS = "CREDIT=lambda UNIT=q GAMMA=0.98 STEP_REWARD=0 GOAL_REWARD=1"
 TIMES = "seconds", "seconds_to_99", "seconds_to_proof"
 # A run of 8 batches.
 SMALL = (
@@ -270,9 +272,12 @@ KINDS = [
     "MODEL=mlp WIDTH=8",
     "MODEL=linear REPLAY=uniform REPLAY_SIZE=64",
     "MODEL=attention WIDTH=4 REPLAY=prioritized REPLAY_SIZE=100",
-    "VISION=2 MEMORY=trail WIDTH=16 DOUBLE=True NOVELTY=0.01",
-    "VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform REPLAY_SIZE=64 SHAPING=manhattan",
+    f"VISION=2 MEMORY=trail WIDTH=16 DOUBLE=True NOVELTY=0.01 {RETURNS}",
+    f"VISION=1 MEMORY=gru WIDTH=16 REPLAY=uniform REPLAY_SIZE=64 SHAPING=manhattan {RETURNS}",
     "VISION=1 MEMORY=map WIDTH=2 BSZ=8 NUM_EPISODES=64 UPDATES=1 MAX_EP_LENGTH=4",
+    # With so far a goal each update draws how many of its rounds go without gradient.
+    "THINK=False MODEL=cnn WIDTH=4 TARGET_SYNCS=1 CURRICULUM=off MAX_START_DISTANCE=40",
+    "THINK=False MODEL=attention WIDTH=4 CREDIT=lambda UNIT=q REPLAY=prioritized REPLAY_SIZE=100",
 ]
 
 
@@ -312,10 +317,12 @@ def test_resuming_with_other_constants_is_refused_and_touches_nothing(quick, cap
     assert runs(quick / "out", "NUM_EPISODES=32") == 0
     capsys.readouterr()
     before = digests(quick)
-    for (
-        changed
-    ) in "HUBER=0.3 MODEL=cnn WIDTH=3 LOOKS=9 SEED=1 BSZ=16 GRID=9 REPLAY=uniform".split():
-        assert runs(quick / "out", "NUM_EPISODES=32", "RESUME=True", changed) == 2
+    changes = "HUBER=0.3 MODEL=cnn WIDTH=3 LOOKS=9 SEED=1 BSZ=16 GRID=9 REPLAY=uniform"
+    for changed, *more in [
+        *([one] for one in changes.split()),
+        ["THINK=False", "TARGET_SYNCS=1", "DIFFICULTY_MIN=0"],
+    ]:
+        assert runs(quick / "out", "NUM_EPISODES=32", "RESUME=True", changed, *more) == 2
         one_line(capsys, changed, "checkpoint.pt")
     assert digests(quick) == before
 
@@ -418,7 +425,7 @@ def limited(size, then):
 
 # The size of a file at which the disk is full, and which files meet it; the last is of pictures.
 SIZES = (0, ["mazes.npz"]), (3000, ["checkpoint.pt"]), (38_000, ["rollouts.png", "old.png"])
-WINDOW = "VISION=1", "WIDTH=4", "EVAL_EVERY=8"  # its checkpoints are small
+WINDOW = "VISION=1", "WIDTH=4", "TARGET_SYNCS=1", "EVAL_EVERY=8"  # its checkpoints are small
 
 
 def test_full_disk_is_said_and_leaves_the_old_files(tmp_path):
@@ -470,7 +477,9 @@ def test_second_run_in_one_folder_is_refused(quick, monkeypatch, digests, capsys
 # Numbers that are not finite, memory that runs out
 
 
-@pytest.mark.parametrize("settings", ["MODEL=cnn WIDTH=4", "VISION=1 REPLAY=prioritized WIDTH=4"])
+@pytest.mark.parametrize(
+    "settings", ["MODEL=cnn WIDTH=4", "VISION=1 REPLAY=prioritized WIDTH=4 TARGET_SYNCS=1"]
+)
 @pytest.mark.parametrize("when, value", [("before", "nan"), ("after", "inf")])
 def test_loss_that_is_not_finite_stops_the_run(quick, monkeypatch, capsys, value, when, settings):
     """A weight goes astray before the first update of the fourth batch, or after the last one of

@@ -275,8 +275,22 @@ def test_with_k_looks_the_cells_within_k_steps_know_the_way(proved, looks):
     assert not nearer.view(away.shape)[beyond].any()
     assert within.any() and (beyond.any() or looks > 20)
     assert proof.report(limited) == 1
-    fewer = proved.begin(mazes, looks)  # the same, asked for as training asks
-    assert torch.equal(fewer.value, thoughts.value) and torch.equal(fewer.view, thoughts.view)
+
+
+@pytest.mark.parametrize("farthest", [1, 3, 10])
+def test_training_looks_a_little_farther_than_its_farthest_start(proved, farthest):
+    """8 + 2 * farthest looks, though some network might never come to rest; fewer by LOOKS."""
+    mazes = reference.random_mazes(40, 30, 31, share=0.3)
+    restless = copy.deepcopy(proved)
+    restless.change.copy_(torch.randint(-2, 1, (model.VIEWS,), generator=seeded()))
+    for network, most in itertools.product((proved, restless), (0, 7, 1000)):
+        network.most_looks = most
+        looks = min(8 + 2 * farthest, most or 1000)
+        wanted = model.think(network.change, mazes.walls, mazes.goal, looks)
+        one_more = model.think(network.change, mazes.walls, mazes.goal, looks + 1)
+        found = network.begin(mazes, farthest)
+        assert torch.equal(found.value, wanted[0]) and torch.equal(found.view, wanted[1])
+        assert not torch.equal(found.view, one_more[1])
 
 
 def test_a_way_of_more_than_32_767_steps_is_right(proved):
@@ -390,7 +404,7 @@ def test_attention_weighs_the_neighbours_for_each_action():
     q = core(planes)
     for i, action in np.ndindex(6, 4):
         tokens = [core.token(planes[:, k, i]) + core.place[:, k, 0] for k in range(8)]
-        score = np.array([float(core.query.weight[action] @ token) for token in tokens])
+        score = np.array([float(core.query[action] @ token) for token in tokens])
         share = np.exp(score - score.max())
         share /= share.sum()
         brought = sum(float(s) * token for s, token in zip(share, tokens))

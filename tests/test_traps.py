@@ -1,6 +1,7 @@
 """What a user might stumble over: combinations of settings, runs that replace runs, foreign
 files."""
 
+import collections
 import itertools
 import random
 import re
@@ -13,7 +14,8 @@ from PIL import Image
 from test_runs import exact, quick, runs  # noqa: F401
 
 import main
-from support import mazefile, pictures, processes, settings
+import model
+from support import mazefile, pictures, plain, processes, settings
 from support.errors import UserError
 from support.files import load_checkpoint, save_checkpoint
 
@@ -27,13 +29,25 @@ VALUES = dict(
     MODEL=["linear", "mlp", "cnn", "attention"],
     GOAL=["random", "corner"],
     DOUBLE=[True, False],
-    LAMBDA=[0.0, 0.5, 1.0],
+    THINK=[True, False],
+    CREDIT=["step", "lambda", "episode"],
+    LAMBDA=[0.0, 0.9, 1.0],
+    UNIT=["q", "advantage"],
+    TARGET_SYNCS=[1, 2],
     LOOKS=[0, 3],
+    GAMMA=[1.0, 0.98],
+    STEP_REWARD=[-1.0, 0.0],
+    GOAL_REWARD=[0.0, 1.0],
 )
 # What several of them decide together, so that most choices at random would be refused.
-AGENTS = [dict(VISION=0, MEMORY="none"), dict(MODEL="mlp", LOOKS=0)]
+WHOLE = dict(VISION=0, MEMORY="none")
+AGENTS = [WHOLE | dict(THINK=True), WHOLE | dict(THINK=False), dict(MODEL="mlp", LOOKS=0)]
 AGENTS += [dict(VISION=radius, MEMORY="map") for radius in (1, 2)]
-PLAIN = dict(SHAPING="none", NOVELTY=0.0, DOUBLE=False, LAMBDA=0.0)
+STEPS = dict(GAMMA=1.0, STEP_REWARD=-1.0, GOAL_REWARD=0.0)
+EPISODE = dict(CREDIT="episode", LAMBDA=0.9, TARGET_SYNCS=1, DOUBLE=False, NOVELTY=0.0)
+PLAIN = dict(SHAPING="none", NOVELTY=0.0, DOUBLE=False, CREDIT="step", LAMBDA=0.9, UNIT="q")
+CHOICES = [{}, PLAIN | STEPS, dict(CREDIT="lambda", UNIT="q"), dict(LAMBDA=0.9, UNIT="q")]
+CHOICES += [EPISODE | dict(UNIT="q"), EPISODE | STEPS | dict(SHAPING="none")]
 TINY = (
     "NUM_EPISODES=16 BSZ=8 UPDATES=2 MAX_EP_LENGTH=6 EVAL_MAZES=8 EVAL_EVERY=2 EVAL_SAMPLE=4 "
     "MAZE_CACHE_SIZE=20 REPLAY_SIZE=16 WIDTH=4"
@@ -65,7 +79,7 @@ def pairwise(chance):
     for _ in range(200):
         tries = [{name: chance.choice(some) for name, some in VALUES.items()} for _ in range(60)]
         tries = [values | chance.choice(AGENTS) for values in tries]
-        tries += [values | PLAIN for values in tries]
+        tries = [values | some for values in tries for some in CHOICES]
         new = max((v for v in tries if allowed(v)), key=lambda v: len(pairs & pairs_of(v)))
         if pairs & pairs_of(new):
             combinations.append(new)
@@ -77,6 +91,9 @@ def test_every_two_values_that_go_together_train_and_the_others_are_refused(quic
     chance = random.Random(0)
     combinations, left = pairwise(chance)
     assert 15 < len(combinations) < 60
+    kinds = [settings.kinds_of_agent(main.config() | values) for values in combinations]
+    kinds = collections.Counter(kind.split()[0] for some in kinds for kind in some)
+    assert all(kinds[kind] >= 3 for kind in ("thinks", "plain", "map", "window")), kinds
     for pair in left:  # what was never combined can't be, whatever the other values
         for _ in range(50):
             values = {name: chance.choice(some) for name, some in VALUES.items()}
@@ -87,6 +104,22 @@ def test_every_two_values_that_go_together_train_and_the_others_are_refused(quic
         network, _, progress = load_checkpoint(str(folder / "checkpoint.pt"), "cpu")
         assert all(x.isfinite().all() for x in network.state_dict().values()), values
         assert all(np.isfinite([row["loss"], row["q_error"]]).all() for row in progress["history"])
+
+
+def test_what_is_only_a_network_or_only_a_core_is_refused_as_the_other(monkeypatch):
+    """Of names that a user added."""
+    names = (*settings.CHOICES["MODEL"], "square", "pairs")
+    monkeypatch.setitem(settings.CHOICES, "MODEL", names)
+    monkeypatch.setitem(plain.NETWORKS, "square", plain.CNN)
+    monkeypatch.setitem(model.CORES, "pairs", model.MLP)
+    for wrong in "MODEL=square", "MODEL=square VISION=2 MEMORY=map", "MODEL=pairs THINK=False":
+        with pytest.raises(UserError, match=wrong.split()[0]):
+            settings.check(settings.of_run(main.config(), main.AGENTS, wrong.split()))
+
+
+def test_a_width_that_four_heads_can_not_share_is_refused_or_taken(quick):  # noqa: F811
+    given = "THINK=False MODEL=attention WIDTH=6 TARGET_SYNCS=1 NUM_EPISODES=32".split()
+    assert runs(quick / "out", *given) in (0, 2)
 
 
 # Runs that follow one another, and numbers

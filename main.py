@@ -111,7 +111,7 @@ AGENTS = {
     "thinks attention": dict(WIDTH=32, LR=0.005, UPDATES=80),
     "plain cnn": dict(WIDTH=16, LR=0.006, NUM_EPISODES=61_440, **PLAIN),
     "plain mlp": dict(WIDTH=512, LR=0.001, NUM_EPISODES=102_400, **PLAIN),
-    "plain attention": dict(WIDTH=32, LR=0.002, NUM_EPISODES=40_960, **PLAIN),
+    "plain attention": dict(WIDTH=32, LR=0.002, NUM_EPISODES=20_480, **PLAIN),
     "map": dict(NUM_EPISODES=10_240),
     "window": PLAIN | dict(WIDTH=128, MAX_EP_LENGTH=200, LR=0.002, UPDATES=20, HUBER=0.05,
                            CURRICULUM_SUCCESS=0.5, NUM_EPISODES=51_200),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes every table of bench/results: first what is timed, alone; then what learns and how well, two
-# at a time, with one thread each. Each file says by which command, commit and machine it was made.
-# The thousand kills of bench/kills.py take a while longer.
+# Makes every table of bench/results, in about an hour on two cores: first what is timed, alone; then
+# what learns and how well, two at a time, with one thread each. Each file says by which command,
+# commit and machine it was made. The thousand kills of bench/kills.py take a while longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -20,20 +20,22 @@ record() {  # record NAME SCRIPT [ARGUMENT ...]
     mv "bench/results/$name.part" "bench/results/$name.md"
 }
 
-record seconds seconds.py
-record speed speed.py
+record seconds seconds.py SEEDS=5
 {
-    for model in linear mlp cnn attention; do
-        record "perfect-$model" perfect.py "MODEL=$model"
+    for model in linear mlp cnn; do
+        record "perfect-$model" perfect.py "MODEL=$model" HELD_OUT=10000
     done
+    record perfect-attention perfect.py MODEL=attention HELD_OUT=10000 SEEDS=5
+    record window window.py SEEDS=1
     record explorers explorers.py MAZES=10000
 } &
 first=$!
 {
+    record plain plain.py SEEDS=3
+    record plain-turned plain.py SEEDS=1 TURNED=1
     record ablations ablations.py
-    record plain plain.py
-    record window window.py
 } &
 second=$!
 wait $first
 wait $second
+record speed speed.py

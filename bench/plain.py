@@ -1,13 +1,13 @@
 """How well do plain networks learn, into which nothing is built, from reward alone?
 
-    python bench/plain.py [SEEDS=3] [FIRST=100] [ROW=words of one row ...] [KEY=VALUE ...]
+    python bench/plain.py [SEEDS=3] [FIRST=100] [TURNED=0] [KEY=VALUE ...]
 
-Trains each as `python main.py THINK=False ...` does. Prints the median (worst seed) of: success in
-MAX_EP_LENGTH steps on held-out mazes of its own size, and which share of them had a detour; success
-in 200 perfect mazes of 31x31 and of 32x32, never trained on, from any start, in as many steps as
-there are cells; and the seconds of training and evaluation. "taught": the same network and updates,
-but each move is told its exact advantage, by breadth-first search, in place of what its episode
-found out.
+TURNED=1: the CNN on 10x10 with one thing turned in each row, the MLP and attention. Each is trained
+as by `python main.py THINK=False`. Prints the median (worst seed) of: success in MAX_EP_LENGTH steps
+on held-out mazes of its own size, and the share of them that it walked with a detour; success in 200
+perfect mazes of 31x31 and of 32x32, never trained on, from any start, in as many steps as there are
+cells; the seconds of training and evaluation. "taught": the same network and updates, but each move
+is told its exact advantage, by breadth-first search, in place of what its episode found out.
 """
 
 import contextlib
@@ -28,31 +28,32 @@ from support import metrics, settings
 from support.errors import UserError
 
 DQN = "UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1"
-CNN, MLP, ATTENTION = (f"MODEL={name}" for name in ("cnn", "mlp", "attention"))
 ROWS = {
-    "cnn 10x10": (f"{CNN} GRID=10", False),
-    "cnn 16x16": (CNN, False),
-    "cnn 10x10, 0.3 to 1 of the walls": (f"{CNN} GRID=10 DIFFICULTY_MIN=0.3", False),
-    "mlp 10x10": (f"{MLP} GRID=10", False),
-    "mlp 10x10, taught": (f"{MLP} GRID=10", True),
-    "attention 10x10": (f"{ATTENTION} GRID=10", False),
-    "attention 10x10, taught": (f"{ATTENTION} GRID=10", True),
-    "cnn 10x10, CREDIT=step UNIT=q": (f"{CNN} GRID=10 CREDIT=step {DQN}", False),
-    "cnn 10x10, the same, TARGET_SYNCS=4": (
-        f"{CNN} GRID=10 CREDIT=step {DQN} TARGET_SYNCS=4",
-        False,
-    ),
-    "cnn 10x10, CREDIT=lambda UNIT=q": (f"{CNN} GRID=10 CREDIT=lambda {DQN} TARGET_SYNCS=4", False),
-    "cnn 10x10, CREDIT=episode UNIT=q": (f"{CNN} GRID=10 {DQN}", False),
-    "cnn 10x10, CURRICULUM=off": (f"{CNN} GRID=10 CURRICULUM=off", False),
-    "cnn 10x10, EPSILON=0.1": (f"{CNN} GRID=10 EPSILON=0.1", False),
-    "cnn 10x10, WIDTH=8": (f"{CNN} GRID=10 WIDTH=8", False),
-    "cnn 10x10, WIDTH=24": (f"{CNN} GRID=10 WIDTH=24", False),
-    "cnn 10x10, LOOKS=8": (f"{CNN} GRID=10 LOOKS=8", False),
-    "cnn 10x10, UPDATES=8": (f"{CNN} GRID=10 UPDATES=8", False),
-    "cnn 10x10, REPLAY=uniform": (f"{CNN} GRID=10 REPLAY=uniform", False),
-    "cnn 10x10, REPLAY=prioritized": (f"{CNN} GRID=10 REPLAY=prioritized", False),
+    "cnn, 10x10": ("MODEL=cnn GRID=10", False),
+    "cnn, 16x16": ("MODEL=cnn", False),
+    "cnn, 10x10, 0.3 to 1 of the walls": ("MODEL=cnn GRID=10 DIFFICULTY_MIN=0.3", False),
 }
+OTHERS = {"mlp": ("MODEL=mlp", False), "mlp, taught": ("MODEL=mlp", True)}
+OTHERS["attention"] = "MODEL=attention", False
+OTHERS["attention, taught"] = "MODEL=attention", True
+TURNED = (
+    "",
+    f"CREDIT=step {DQN}",
+    f"CREDIT=step {DQN} TARGET_SYNCS=8",
+    f"CREDIT=step {DQN} TARGET_SYNCS=8 DOUBLE=True",
+    f"CREDIT=lambda {DQN} TARGET_SYNCS=8",
+    f"CREDIT=lambda LAMBDA=0.5 {DQN} TARGET_SYNCS=8",
+    f"{DQN}",
+    f"{DQN} SHAPING=manhattan",
+    "CURRICULUM=off",
+    "EPSILON=0.1",
+    "WIDTH=8",
+    "WIDTH=24",
+    "LOOKS=8",
+    "UPDATES=8",
+    "REPLAY=uniform",
+    "REPLAY=prioritized",
+)
 
 
 def exact_values(episodes, gamma):
@@ -97,20 +98,22 @@ def beyond(network, grid, n=200):
 
 
 def run(arguments):
-    options, chosen, common = dict(SEEDS=3, FIRST=100), [], []
+    options, common = dict(SEEDS=3, FIRST=100, TURNED=0), []
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name in options:
             options[name] = int(value)
         else:
-            (chosen if name == "ROW" else common).append(value if name == "ROW" else argument)
+            common.append(argument)
     torch.set_num_threads(1)
+    rows = ROWS
+    if options["TURNED"]:
+        cnn = {turn or "cnn, 10x10": (f"MODEL=cnn {turn}", False) for turn in TURNED}
+        rows = {name: (f"{own} GRID=10", taught) for name, (own, taught) in (cnn | OTHERS).items()}
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
     print("| THINK=False | weights | episodes | success | detours | 31x31 | 32x32 | seconds |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, (own, taught) in ROWS.items():
-        if chosen and name not in chosen:
-            continue
+    for name, (own, taught) in rows.items():
         runs = [one_run([*own.split(), *common, f"SEED={seed}"], taught) for seed in seeds]
         _, config, network = runs[0]
         weights = sum(w.numel() for w in network.parameters())

@@ -2,12 +2,12 @@
 
     python bench/plain.py [SEEDS=3] [FIRST=100] [TURNED=0] [KEY=VALUE ...]
 
-TURNED=1: the CNN on 10x10 with one thing turned in each row, the MLP and attention. Each is trained
-as by `python main.py THINK=False`. Prints the median (worst seed) of: success in MAX_EP_LENGTH steps
-on held-out mazes of its own size, and the share of them that it walked with a detour; success in 200
-perfect mazes of 31x31 and of 32x32, never trained on, from any start, in as many steps as there are
-cells; the seconds of training and evaluation. "taught": the same network and updates, but each move
-is told its exact advantage, by breadth-first search, in place of what its episode found out.
+TURNED=1: the CNN on 10x10 with one thing turned in each row; the MLP and attention. Each is trained
+as by `python main.py THINK=False`. Prints the median (worst seed) of: success in MAX_EP_LENGTH
+steps on held-out mazes of its own size, and the share of them that it walked with a detour; success
+in 200 perfect mazes of 31x31 and of 32x32, never trained on, from any start, in as many steps as
+there are cells; the seconds of training and evaluation. "taught": the same network and updates, but
+each move is told its exact advantage, by breadth-first search, in place of what its episode found.
 """
 
 import contextlib

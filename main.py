@@ -244,7 +244,7 @@ def with_rewards(mazes: Mazes, cells, actions, seen) -> Episodes:
 
 
 @torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**20):
+def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**18):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
     distance (H, W, B): the exact one. steps: MAX_EP_LENGTH if not given. cells: to do at once.

@@ -75,12 +75,9 @@ def run(arguments):
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     print_row(f'`python -c "{IMPORTS}"`', imports, yardstick, "-", "-", str(seeds))
     few = min(3, seeds)
-    rows = [
-        (PYTHON, "", seeds),
-        *[(PYTHON, f"MODEL={m}", few) for m in ("linear", "cnn", "attention")],
-    ]
-    rows += [(PYTHON, "VISION=2 MEMORY=map", 1), (PYTHON, LONG, few)]
-    rows += [(PYTHON, MILLION, 1), (TORCHRUN, MILLION, 1)]
+    rows = [(PYTHON, "", seeds), (PYTHON, LONG, few), (PYTHON, MILLION, 1), (TORCHRUN, MILLION, 1)]
+    rows += [(PYTHON, f"MODEL={model}", few) for model in ("linear", "cnn", "attention")]
+    rows += [(PYTHON, "VISION=2 MEMORY=map", 1)]
     for command, settings, number in rows:
         found = [trained(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
         rates = [summary["episodes"] / spent for spent, summary in found]

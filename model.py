@@ -91,7 +91,7 @@ class Attention(nn.Module):
         super().__init__()
         self.token = nn.Linear(2, width)
         self.place = nn.Parameter(torch.randn(width, 8, 1))
-        self.query = nn.Parameter(torch.randn(4, width) / width**0.5)
+        self.query = nn.Parameter(torch.zeros(4, width))  # at first it asks for all alike
         self.hidden = nn.Linear(width, width)
         self.q = zeros(nn.Linear(width, 1))
 

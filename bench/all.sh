@@ -25,15 +25,15 @@ record seconds seconds.py SEEDS=5
     for model in linear mlp cnn; do
         record "perfect-$model" perfect.py "MODEL=$model" HELD_OUT=10000
     done
-    record perfect-attention perfect.py MODEL=attention HELD_OUT=10000 SEEDS=5
+    record perfect-attention perfect.py MODEL=attention HELD_OUT=10000 FIRST=200
     record window window.py SEEDS=1
-    record explorers explorers.py MAZES=10000
+    record explorers explorers.py
 } &
 first=$!
 {
     record plain plain.py SEEDS=3
     record plain-turned plain.py SEEDS=1 TURNED=1
-    record ablations ablations.py
+    record ablations ablations.py SEEDS=1
 } &
 second=$!
 wait $first

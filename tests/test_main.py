@@ -128,7 +128,7 @@ def test_exact_advantages_score_full_marks_and_errors_are_those_of_a_slow_count(
     assert metrics.average(scores(kind(Saying(q)), mazes))["q_error"] > 2  # Q is no advantage
     found = scores(Saying(exact + noise), mazes)
     for n in range(len(some)):
-        off = noise[:, counts[..., n], n]
+        off = noise[..., n][:, counts[..., n]]
         assert found["q_error"][n].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
         assert found["q_bias"][n].item() == pytest.approx(off.mean().item(), rel=1e-3, abs=1e-5)
 

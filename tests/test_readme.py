@@ -1,12 +1,110 @@
-"""The README says what bench/results say."""
+"""The README says what bench/results say, and what the program is."""
 
 import re
 from pathlib import Path
 
+import pytest
+
+import main
+from support.agents import build
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TEXT = " ".join(README.split())
+
+
+def table(name):
+    """{first cell: {heading: cell}} of the table in a file of bench/results."""
+    lines = (ROOT / "bench" / "results" / f"{name}.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    ruler = next(i for i, row in enumerate(rows) if row[0].startswith("---"))
+    return {row[0]: dict(zip(rows[ruler - 1], row)) for row in rows[ruler + 1 :]}
+
+
+def row(start):
+    """The cells of the README's row that starts so."""
+    (found,) = [line for line in README.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in found.strip("| ").split(" | ")]
+
+
+def weights(**settings):
+    settings = main.config() | settings
+    for kind in main.settings.kinds_of_agent(settings):
+        settings = settings | main.AGENTS.get(kind, {})
+    return f"{sum(w.numel() for w in build(settings).parameters()):,}"
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "cnn", "attention"])
+def test_row_of_an_agent_that_thinks(model):
+    _, number, after, proved, seconds = row(f"`{model}`")
+    assert number == weights(MODEL=model)
+    found = table(f"perfect-{model}")
+    batches = found["batches to the proof"]
+    assert after == f"{batches['median']} ({batches['worst']})"
+    text = (ROOT / "bench" / "results" / f"perfect-{model}.md").read_text()
+    (each,) = re.findall(r"^proved after batches: (.*)$", text, re.M)
+    each = each.split()
+    assert proved == f"{sum(batch != 'inf' for batch in each)} of {len(each)}"
+    assert found["wrong views at the end"]["worst"] == "0"
+    walked = [name for name in found if name.startswith("failures")]
+    assert len(walked) > 20 and all(found[name]["worst"] == "0 + 0" for name in walked)
+    assert seconds == table("seconds")[f"`python main.py{SETTINGS[model]}`"]["seconds"]
+
+
+SETTINGS = {"mlp": ""} | {name: f" MODEL={name}" for name in ("linear", "cnn", "attention")}
+
+
+def test_rows_of_the_other_agents():
+    plain, window = table("plain"), table("window")
+    for name, grid in ("plain CNN, 10x10", 10), ("plain CNN, 16x16", 16):
+        found = plain[f"cnn, {grid}x{grid}"]
+        _, number, success, seconds, _ = row(name)
+        assert number == found["weights"] == weights(THINK=False, MODEL="cnn", GRID=grid)
+        assert (success, seconds) == (found["success"], found["seconds"])
+        assert found["detours"] == "0.0000 (0.0000)"
+    beyond = plain["cnn, 16x16"]
+    assert f"from any start: {beyond['31x31']} and {beyond['32x32']}" in TEXT
+    for memory in "none", "trail", "gru", "map":
+        found = window[f"MEMORY={memory}"]
+        _, number, success, seconds, _ = row(f"5x5 cells, {memory}")
+        assert number == found["weights"] == weights(VISION=2, MEMORY=memory)
+        assert (success, seconds) == (found["success"].split()[0], found["seconds"].split()[0])
+    by_hand = max(float(cells["success in 100 steps"]) for cells in table("explorers").values())
+    assert f"best explorer written by hand: {by_hand:.3f}" in TEXT
+
+
+def test_sentences():
+    seconds = table("seconds")
+    default, yardstick = seconds["`python main.py`"], seconds[f'`python -c "{IMPORTS}"`']
+    assert f"trains a network of {weights()} weights in {default['seconds'].split()[0]} s" in TEXT
+    assert f'python -c "{IMPORTS}"` alone takes {yardstick["seconds"].split()[0]} s' in TEXT
+    assert f"{default['x']} times" in TEXT
+    long, million = (
+        cells
+        for name, cells in seconds.items()
+        if name.startswith("`python") and "UNTIL_PROVED=False" in name
+    )
+    assert f"200,000 episodes at {long['episodes/s']} a second" in TEXT
+    assert f"10^6 in {million['seconds']} s" in TEXT
+    solved = [cells for name, cells in seconds.items() if name.startswith("`python main.py solve`")]
+    for cells in solved:
+        size, steps = re.search(r"of (\S+), (\S+) steps", [*cells.values()][0]).groups()
+        assert f"{size} in {cells['seconds']} s" in TEXT and f"{steps} steps" in TEXT
+    assert len(solved) == 2
+
+
+IMPORTS = "import torch, matplotlib.pyplot"
 
 
 def test_pictures_and_files_that_the_readme_names_are_there():
     named = re.findall(r"\]\(([^)]+)\)", README)
     assert len(named) > 8 and all((ROOT / path).exists() for path in named)
+
+
+def test_commands_of_the_readme_are_taken():
+    commands = re.findall(r"^    python main\.py ((?:\w+=\S+ ?)+)", README, re.M)
+    assert len(commands) == 5
+    for command in commands:
+        settings = main.settings.of_run(main.config(), main.AGENTS, command.split())
+        main.settings.check(settings)

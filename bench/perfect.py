@@ -23,6 +23,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from options import split
+
 import main
 import maze
 from maze import Mazes
@@ -231,13 +233,7 @@ def row(folder, seed, held_out, beyond, arguments):
 
 
 def run(arguments):
-    options, given = dict(SEEDS=10, FIRST=100, HELD_OUT=100_000), []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name in options:
-            options[name] = int(value)
-        else:
-            given.append(argument)
+    options, given = split(arguments, SEEDS=10, FIRST=100, HELD_OUT=100_000)
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
     torch.set_num_threads(1)
     beyond = [(name, few, maze.distances(few.walls, few.goal)) for name, few in kinds()]

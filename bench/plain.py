@@ -21,6 +21,8 @@ import time
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from options import split
+
 import main
 import maze
 import model
@@ -98,13 +100,7 @@ def beyond(network, grid, n=200):
 
 
 def run(arguments):
-    options, common = dict(SEEDS=3, FIRST=100, TURNED=0), []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name in options:
-            options[name] = int(value)
-        else:
-            common.append(argument)
+    options, common = split(arguments, SEEDS=3, FIRST=100, TURNED=0)
     torch.set_num_threads(1)
     rows = ROWS
     if options["TURNED"]:

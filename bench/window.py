@@ -17,6 +17,8 @@ import tempfile
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from options import split
+
 import main
 import maze
 from support import files, metrics
@@ -49,13 +51,7 @@ def figures(seed, n, *arguments):
 
 
 def run(arguments):
-    options, given = dict(SEEDS=3, FIRST=100, MAZES=10_000), []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name in options:
-            options[name] = int(value)
-        else:
-            given.append(argument)
+    options, given = split(arguments, SEEDS=3, FIRST=100, MAZES=10_000)
     torch.set_num_threads(1)
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
     print("| VISION=2 | weights | episodes | success | spl | loops | success in 512 | seconds |")

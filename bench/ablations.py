@@ -1,6 +1,6 @@
 """What matters? One thing at a time is turned away from the default run.
 
-    python bench/ablations.py [SEEDS=3] [FIRST=0] [ROW=words of one row ...] [KEY=VALUE ...]
+    python bench/ablations.py [SEEDS=3] [FIRST=0] [KEY=VALUE ...]
 
 KEY=VALUE: constants of main.py for all runs. Each row: SEEDS runs of `main.train`, as far as the
 proof. Prints after how many batches each was proved, median (range); or, if one was not, how many
@@ -10,21 +10,18 @@ whose runs end with the very weights of the default run says so.
 """
 
 import contextlib
-import io
 import itertools
 import math
-import os
 import statistics
 import sys
-import tempfile
 
 import torch
+from options import split, trained
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
 import model
-from support import metrics, settings
+from support import metrics
 
 # --------------------------------------------------------------------------------------------------
 # What is built in, and cannot be turned by a constant
@@ -148,32 +145,25 @@ ROWS |= {turn: (turn, None) for turn in CONSTANTS} | {
 
 def one_run(arguments, kind=None):
     """The figures of one `main.train` with these KEY=VALUE, and all its weights, (N,)."""
-    before = main.config()
-    try:
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            if kind:
-                stack.enter_context(with_thinker(kind))
-            own = f"OUT_DIR={folder}", "EVAL_MAZES=2000", "DEVICE=cpu"
-            vars(main).update(settings.of_run(before, main.AGENTS, [*own, *arguments]))
-            settings.check(main.config())
-            with contextlib.redirect_stdout(io.StringIO()):
-                network, record, _, held_out = main.train(torch.device("cpu"))
-            tests = metrics.test_set(main.config(), held_out), with_loops()
-            steps = main.MAX_EP_LENGTH, 961
-            held_out, loops = (
-                main.evaluate(network, *few, limit)["optimal"] for few, limit in zip(tests, steps)
-            )
-            row = record["history"][-1]
-            proved = row["wrong_views"] == 0 and not main.LOOKS
-            return dict(
-                batches=row["episodes"] // main.BSZ if proved else math.inf,
-                wrong=row["wrong_views"],
-                held_out=held_out.mean().item(),
-                loops=loops.mean().item(),
-                weights=torch.cat([w.detach().flatten() for w in network.parameters()]),
-            )
-    finally:
-        vars(main).update(before)
+    with contextlib.ExitStack() as stack:
+        if kind:
+            stack.enter_context(with_thinker(kind))
+        run = trained("EVAL_MAZES=2000", *arguments)
+        network, record, held_out = stack.enter_context(run)
+        tests = metrics.test_set(main.config(), held_out), with_loops()
+        steps = main.MAX_EP_LENGTH, 961
+        held_out, loops = (
+            main.evaluate(network, *few, limit)["optimal"] for few, limit in zip(tests, steps)
+        )
+        row = record["history"][-1]
+        proved = row["wrong_views"] == 0 and not main.LOOKS
+        return dict(
+            batches=row["episodes"] // main.BSZ if proved else math.inf,
+            wrong=row["wrong_views"],
+            held_out=held_out.mean().item(),
+            loops=loops.mean().item(),
+            weights=torch.cat([w.detach().flatten() for w in network.parameters()]),
+        )
 
 
 def with_loops(n=500, grid=31):
@@ -198,21 +188,13 @@ def words(runs, default):
 
 
 def run(arguments):
-    options, chosen, common = dict(SEEDS=3, FIRST=0), [], []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name in options:
-            options[name] = int(value)
-        else:
-            (chosen if name == "ROW" else common).append(value if name == "ROW" else argument)
+    options, common = split(arguments, SEEDS=3, FIRST=0)
     torch.set_num_threads(1)
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
     print("| turned | batches to the proof, or wrong views | held-out | loops |")
     print("| --- | ---: | ---: | ---: |")
     default = None
     for name, (own, kind) in ROWS.items():
-        if default and chosen and name not in chosen:
-            continue
         runs = [one_run([*common, *own.split(), f"SEED={seed}"], kind) for seed in seeds]
         default = default or runs
         print(f"| {' | '.join([name, *words(runs, default)])} |", flush=True)

@@ -26,14 +26,16 @@ record seconds seconds.py SEEDS=5
         record "perfect-$model" perfect.py "MODEL=$model" HELD_OUT=10000
     done
     record perfect-attention perfect.py MODEL=attention HELD_OUT=10000 FIRST=200
-    record window window.py SEEDS=1
+    record window window.py
+    record turned-trail turned.py AGENT=trail
     record explorers explorers.py
 } &
 first=$!
 {
-    record plain plain.py SEEDS=3
-    record plain-turned plain.py SEEDS=1 TURNED=1
-    record ablations ablations.py SEEDS=1
+    record plain plain.py
+    record plain-by-distance plain.py DISTANCES=1
+    record turned-plain turned.py AGENT=plain
+    record ablations ablations.py
 } &
 second=$!
 wait $first

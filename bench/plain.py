@@ -1,61 +1,37 @@
 """How well do plain networks learn, into which nothing is built, from reward alone?
 
-    python bench/plain.py [SEEDS=3] [FIRST=100] [TURNED=0] [KEY=VALUE ...]
+    python bench/plain.py [SEEDS=3] [FIRST=100] [MAZES=2000] [DISTANCES=0] [KEY=VALUE ...]
 
-TURNED=1: the CNN on 10x10 with one thing turned in each row; the MLP and attention. Each is trained
-as by `python main.py THINK=False`. Prints the median (worst seed) of: success in MAX_EP_LENGTH
-steps on held-out mazes of its own size, and the share of them that it walked with a detour; success
-in 200 perfect mazes of 31x31 and of 32x32, never trained on, from any start, in as many steps as
-there are cells; the seconds of training and evaluation. "taught": the same network and updates, but
-each move is told its exact advantage, by breadth-first search, in place of what its episode found.
+Each is trained as by `python main.py THINK=False`. Prints the median (worst seed) of: success in
+MAX_EP_LENGTH steps on MAZES held-out mazes of its own size; the share of them that it walked with
+a detour; success in 500 mazes of 31x31 and of 32x32, never trained on, from any start, in as many
+steps as there are cells; success, and the share walked by a shortest path, in 2,000 mazes of its
+own size with half of their walls; the seconds of training and evaluation.
+
+DISTANCES=1: the networks on 10x10, by steps to the goal, each beside a twin that was taught: the
+same network and updates, but each move is told its exact advantage, by breadth-first search, in
+place of what its episode found.
 """
 
-import contextlib
-import io
-import os
 import statistics
 import sys
-import tempfile
 import time
 
 import torch
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from options import split
+from options import replaced, split, trained
 
 import main
 import maze
 import model
-from support import metrics, settings
+from support import metrics
 from support.errors import UserError
 
-DQN = "UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1"
 ROWS = {
-    "cnn, 10x10": ("MODEL=cnn GRID=10", False),
-    "cnn, 16x16": ("MODEL=cnn", False),
-    "cnn, 10x10, 0.3 to 1 of the walls": ("MODEL=cnn GRID=10 DIFFICULTY_MIN=0.3", False),
+    "cnn, 10x10": "MODEL=cnn GRID=10",
+    "cnn, 16x16": "MODEL=cnn",
+    "cnn, 10x10, trained with 0.3 to 1 of the walls": "MODEL=cnn GRID=10 DIFFICULTY_MIN=0.3",
 }
-OTHERS = {"mlp": ("MODEL=mlp", False), "mlp, taught": ("MODEL=mlp", True)}
-OTHERS["attention"] = "MODEL=attention", False
-OTHERS["attention, taught"] = "MODEL=attention", True
-TURNED = (
-    "",
-    f"CREDIT=step {DQN}",
-    f"CREDIT=step {DQN} TARGET_SYNCS=8",
-    f"CREDIT=step {DQN} TARGET_SYNCS=8 DOUBLE=True",
-    f"CREDIT=lambda {DQN} TARGET_SYNCS=8",
-    f"CREDIT=lambda LAMBDA=0.5 {DQN} TARGET_SYNCS=8",
-    f"{DQN}",
-    f"{DQN} SHAPING=manhattan",
-    "CURRICULUM=off",
-    "EPSILON=0.1",
-    "WIDTH=8",
-    "WIDTH=24",
-    "LOOKS=8",
-    "UPDATES=8",
-    "REPLAY=uniform",
-    "REPLAY=prioritized",
-)
+BANDS = [f"{first}-{first + 9}" for first in range(1, 42, 10)]
 
 
 def exact_values(episodes, gamma):
@@ -64,61 +40,71 @@ def exact_values(episodes, gamma):
     return -maze.along(distance.float(), episodes.cells)
 
 
-def one_run(arguments, taught):
-    """The figures of one run."""
-    before, by_episode = main.config(), model.episode_values
-    began = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            own = "THINK=False", f"OUT_DIR={folder}", *arguments
-            vars(main).update(settings.of_run(before, main.AGENTS, own))
-            settings.check(main.config())
-            model.episode_values = exact_values if taught else by_episode
-            with contextlib.redirect_stdout(io.StringIO()):
-                network, _, _, held_out = main.train(torch.device("cpu"))
-            scores = main.evaluate(network, *metrics.test_set(main.config(), held_out))
-            scores = metrics.average(scores)
-            spent = time.perf_counter() - began
-            sizes = [beyond(network, grid) for grid in (31, 32)]
-            detours = scores["success"] - scores["optimal"]
-            return [scores["success"], detours, *sizes, spent], main.config(), network
-    finally:
-        vars(main).update(before)
-        model.episode_values = by_episode
-
-
-def beyond(network, grid, n=200):
-    """Success in larger mazes; nan for a network that knows one size."""
+def others(network, grid, share, n):
+    """(success, optimal) in n mazes with this share of their walls, from any start, in as many
+    steps as there are cells; nan for a network that knows one size."""
     generator = torch.Generator().manual_seed(grid)
     packed = maze.make_mazes(n, grid, generator)
-    mazes = maze.draw(packed, grid, 1.0, grid * grid, "random", generator)
+    mazes = maze.draw(packed, grid, share, grid * grid, "random", generator)
     try:
         distance = maze.distances(mazes.walls, mazes.goal)
-        return metrics.average(main.evaluate(network, mazes, distance, grid * grid))["success"]
+        found = metrics.average(main.evaluate(network, mazes, distance, grid * grid))
+        return found["success"], found["optimal"]
     except UserError:
-        return float("nan")
+        return float("nan"), float("nan")
+
+
+def results(arguments):
+    """The figures of one run, as in the first table."""
+    began = time.perf_counter()
+    with trained("THINK=False", *arguments) as (network, _, held_out):
+        tests = metrics.test_set(main.config(), held_out)
+        found = metrics.average(main.evaluate(network, *tests))
+        spent, own = time.perf_counter() - began, others(network, main.GRID, 0.5, 2000)
+        beyond = [others(network, grid, 1.0, 500)[0] for grid in (31, 32)]
+        detours = found["success"] - found["optimal"]
+        return [found["success"], detours, *beyond, *own, spent]
+
+
+def distances(arguments, taught):
+    """Success of one run, all in all and by steps to the goal."""
+    by_episode = model.episode_values
+    with replaced(model, "episode_values", exact_values if taught else by_episode):
+        with trained("THINK=False", *arguments) as (network, _, held_out):
+            mazes, distance = metrics.test_set(main.config(), held_out)
+            scores = main.evaluate(network, mazes, distance)
+            bands = metrics.by_distance(scores, maze.shortest(mazes, distance))
+            by_band = [bands[band]["success"] if band in bands else 1.0 for band in BANDS]
+            return [scores["success"].mean().item(), *by_band]
+
+
+def row(name, runs, worst, digits):
+    cells = [name]
+    for i, values in enumerate(zip(*runs)):
+        middle, end = statistics.median(values), worst[i](values)
+        cells.append(f"{middle:.{digits[i]}f} ({end:.{digits[i]}f})")
+    print(f"| {' | '.join(cells)} |".replace("nan (nan)", "-"), flush=True)
 
 
 def run(arguments):
-    options, common = split(arguments, SEEDS=3, FIRST=100, TURNED=0)
+    options, given = split(arguments, SEEDS=3, FIRST=100, MAZES=2000, DISTANCES=0)
     torch.set_num_threads(1)
-    rows = ROWS
-    if options["TURNED"]:
-        cnn = {turn or "cnn, 10x10": (f"MODEL=cnn {turn}", False) for turn in TURNED}
-        rows = {name: (f"{own} GRID=10", taught) for name, (own, taught) in (cnn | OTHERS).items()}
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
-    print("| THINK=False | weights | episodes | success | detours | 31x31 | 32x32 | seconds |")
+    given += [f"EVAL_MAZES={options['MAZES']}"]
+    if options["DISTANCES"]:
+        print(f"| THINK=False GRID=10 | success | {' | '.join(BANDS)} |")
+        print("| --- |" + " ---: |" * (1 + len(BANDS)))
+        for name in "cnn", "mlp", "attention":
+            for taught in False, True:
+                own = f"MODEL={name}", "GRID=10", *given
+                runs = [distances([*own, f"SEED={seed}"], taught) for seed in seeds]
+                row(f"{name}{', taught' * taught}", runs, 6 * [min], 6 * [3])
+        return
+    print("| THINK=False | success | detours | 31x31 | 32x32 | loops | loops, optimal | seconds |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, (own, taught) in rows.items():
-        runs = [one_run([*own.split(), *common, f"SEED={seed}"], taught) for seed in seeds]
-        _, config, network = runs[0]
-        weights = sum(w.numel() for w in network.parameters())
-        cells = [name, f"{weights:,}", f"{config['NUM_EPISODES']:,}"]
-        for i, worst in enumerate((min, max, min, min, max)):
-            values = [figures[i] for figures, _, _ in runs]
-            digits = 0 if i == 4 else 4 if i < 2 else 3
-            cells.append(f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})")
-        print(f"| {' | '.join(cells)} |".replace("nan (nan)", "-"), flush=True)
+    for name, own in ROWS.items():
+        runs = [results([*own.split(), *given, f"SEED={seed}"]) for seed in seeds]
+        row(name, runs, (min, max, min, min, min, min, max), (4, 4, 3, 3, 3, 3, 0))
 
 
 if __name__ == "__main__":

@@ -120,8 +120,9 @@ class Trail(Window):
     planes = 4
 
     def remembered(self, sight, near):
-        lately = 0.9 ** (len(sight.notes) - sight.last.gather(0, near))
-        return [(sight.times.gather(0, near) / 4).clamp(max=1), lately]
+        # By logarithms: of two ways left long ago it has to tell the older one, to go back.
+        ago = (len(sight.notes) - sight.last.gather(0, near)).log1p()
+        return [sight.times.gather(0, near).log1p() / 2, (1 - ago / 5).clamp(min=0)]
 
 
 class Recurrent(Window):

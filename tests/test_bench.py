@@ -17,6 +17,7 @@ import ablations
 import explorers
 import perfect
 import speed
+import turned
 
 
 def graph(walls):
@@ -119,3 +120,20 @@ def test_each_row_of_the_ablations_turns_something(tiny, monkeypatch):
         assert "LOOKS" in turn or "same" not in said, (turn, kind)  # few looks: it is not that far
         assert said.startswith("not proved") and all(0 <= float(share) <= 1 for share in shares)
     assert main.config() == before
+
+
+@pytest.mark.parametrize("agent", turned.AGENTS.values(), ids=turned.AGENTS)
+def test_rows_of_the_turned_constants_are_taken_and_turn_what_they_say(agent, monkeypatch):
+    monkeypatch.setattr(turned, "others", lambda *_: (0, 0))
+    seen, small = {}, "EVAL_MAZES=20 NUM_EPISODES=64 BSZ=32 UPDATES=8 WIDTH=8 CURRICULUM=off"
+    for title, own, kind, base in turned.rows(agent):
+        arguments = [*agent["own"].split(), *own.split()]
+        main.settings.check(main.settings.of_run(main.config(), main.AGENTS, arguments))
+        assert base is None or base in seen
+        if kind or base is None:
+            few = [*arguments, *small.split(), "MAZE_CACHE_SIZE=64", "MAX_START_DISTANCE=24"]
+            seen[title] = turned.one_run(few, kind, agent["where"])[2]
+        else:
+            seen[title] = None
+    for title, own, kind, base in turned.rows(agent):
+        assert not kind or not torch.equal(seen[title], seen[base])

@@ -77,8 +77,9 @@ def test_it_sees_the_window_the_goal_where_it_was_and_the_way_as_the_crow_flies(
                 reference.window(there, cell, radius, 0),
             ]
             if memory == "trail":  # how often, and how lately
-                planes.append(reference.window(np.minimum(1, times / 4), cell, radius, 0))
-                planes.append(reference.window(0.9 ** (t - last), cell, radius, 0))
+                lately = np.maximum(0, 1 - np.log(1 + t - last) / 5)
+                planes.append(reference.window(np.log(1 + times) / 2, cell, radius, 0))
+                planes.append(reference.window(lately, cell, radius, 0))
             way = np.array([goal // 6 - cell // 6, goal % 6 - cell % 6]) * compass
             way = [way / 16, way / max(1, np.hypot(*way))]
             wanted = np.concatenate([np.ravel(x) for x in (*planes, *way)])

@@ -20,9 +20,7 @@ def figures(monkeypatch):
     """The figures that are drawn from now on, in place of files."""
     saved = []
     monkeypatch.setattr(pictures, "save", lambda figure, *_: saved.append(figure))
-    yield saved
-    for figure in saved:
-        pictures.pyplot().close(figure)
+    return saved
 
 
 def history(n=4, **last):
@@ -122,7 +120,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     drawn_by, mazes = {}, drawn(300, 12)
     for name in "walks", "thinking":
         monkeypatch.setattr(
-            pictures, name, lambda *found, name=name: drawn_by.update({name: found})
+            pictures, name, lambda path, *found, name=name: drawn_by.update({name: (path, *found)})
         )
     early, agent = exact(), exact()
     early.action[:] = 0  # it goes up
@@ -148,7 +146,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     _, _, rows, _ = drawn_by["thinking"]
     assert [title for title, *_ in rows] == ["after 32 episodes", "after 99,000 episodes"]
     assert torch.equal(rows[1][2], cells) and not torch.equal(rows[0][2], cells)
-    looks = rows[1][1]  # V after k looks is -min(k, d)
+    looks = list(rows[1][1])  # V after k looks is -min(k, d)
     for k, value in enumerate(looks[: farthest + 1]):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
 
@@ -171,8 +169,8 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
     """Each cell of it is decoded again: the agent is at its start while it thinks, then walks."""
     mazes, path = reference.corridor(6, 0, 4), tmp_path / "agent.gif"
     cells = main.rollout(exact(), mazes, 9)[0].cells
-    values = report.values_by_look(exact(), mazes)
-    pictures.thinking(str(path), mazes, [("one", values, cells), ("two", [], cells[:1])], 4, 8)
+    values = report.values_by_look(exact(), mazes, 12)
+    pictures.thinking(str(path), mazes, [("one", values, cells), ("two", [], cells[:1])], 4)
     colors = [tuple(bytes.fromhex(color)) for color in pictures.COLORS.split()]
     is_open, wall, goal, agent, trail = colors
     film = Image.open(path)

@@ -227,4 +227,4 @@ def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
     assert runs(quick / "out", "MODEL=linear", "EVAL_MAZES=16") == 0
     found = summary_of(quick / "out")
     assert sum(band["mazes"] for band in found["by_distance"].values()) == 16
-    assert found["success"] == 1 and len(shown[0].goal) == 5
+    assert found["success"] == found["optimal"] > 0.5 and len(shown[0].goal) == 5

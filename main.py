@@ -133,7 +133,7 @@ WRITTEN = config()  # the constants as they stand above
 # Training: draw mazes -> act -> learn -> evaluate
 
 
-def train(device, reporter=None, asked_to_stop=lambda: False):
+def train(device, reporter=None, asked_to_stop=lambda: 0):
     """Trains an agent with the constants as they stand. reporter: see `support.run.Reporter`.
 
     Returns it, the record of the run, and the bit-packed mazes that it trained on and never saw.
@@ -152,7 +152,7 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
     level = float(CURRICULUM == "off")
     record = dict(batch=0, level=level, env_steps=0, history=[], proved=False, began=started)
     if RESUME:
-        record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner)
+        record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner, started)
     wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
     cache = processes.first_process_first(device, files.load_cache, *wanted)
     held_out = files.make_held_out(EVAL_MAZES, GRID, cache, say)
@@ -177,10 +177,10 @@ def train(device, reporter=None, asked_to_stop=lambda: False):
         level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
         evaluating, wrong = batch % EVAL_EVERY == 0, proof.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
-        steps += record["env_steps"]
-        record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved)
-        last = batch + 1 == batches or (UNTIL_PROVED and proved)
-        last = processes.any_of_them(last or asked_to_stop(), device)
+        ended = batch + 1 == batches or (UNTIL_PROVED and proved)
+        stopped = processes.of_any(0 if ended else asked_to_stop(), device)
+        steps, last = steps + record["env_steps"], ended or stopped
+        record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved, stopped=stopped)
         if RANK == 0 and (evaluating or last):
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
             found = optimizer.lr, evaluate(online, *sample), means, wrong
@@ -259,7 +259,7 @@ def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**18):
         elif SHAPING != "none":  # it learns Q less the potential
             exact = exact - maze.potential(part, SHAPING, GAMMA)
         scores.append(metrics.score(network, episodes, sight, d, exact))
-    return {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
+    return metrics.joined(scores)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,19 +312,20 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
 
 
 def run():
-    """Trains, and reports. Returns the summary, or None in a process that does not report."""
+    """Trains, and reports. Returns the exit status: 0, or that of a signal (128 + its number)."""
     device = processes.pick_device(DEVICE, THREADS)
     with processes.joined(OUT_DIR, device) as asked_to_stop:
         reporter = Reporter(config(), WRITTEN) if RANK == 0 else None
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
         if RANK == 0:
             packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
-            return report(reporter, network, record, packed, evaluate, rollout, asked_to_stop())
+            return report(reporter, network, record, packed, evaluate, rollout) or asked_to_stop()
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; returns the exit status. Leaves the constants as they stand."""
-    before, wrong, training = config(), [], arguments[:1] not in (["solve"], ["prove"])
+def main(arguments: list[str], began=None) -> int:
+    """Runs a command, begun at `began` or now; returns the exit status, restores the constants."""
+    globals().update(started=began or time.perf_counter())
+    before, training = config(), arguments[:1] not in (["solve"], ["prove"])
 
     def command():
         verb, file, given, places = settings.split(arguments, __doc__)
@@ -336,14 +337,14 @@ def main(arguments: list[str]) -> int:
         device = processes.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
-            return wrong.append(proof.report(network))
+            return proof.report(network)
         mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:
-        return exit_status(command, config, training) or sum(wrong)
+        return exit_status(command, config, training)
     finally:
         globals().update(before)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], started))

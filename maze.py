@@ -87,6 +87,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
 
 def make_mazes(n: int, grid: int, generator, device="cpu", chunk=4096) -> torch.Tensor:
     """n perfect mazes, bit-packed: (ceil(grid * grid / 8), n) uint8. A chunk fits a CPU's cache."""
+    chunk = min(chunk, 2**25 // grid**2)  # and large ones the memory
     sizes = [min(chunk, n - i) for i in range(0, n, chunk)]
     return torch.cat([pack(carve(size, grid, generator, device)) for size in sizes], 1)
 

@@ -33,7 +33,6 @@ def start(*arguments):
     if child:
         return child
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    main.started = time.perf_counter()
     try:
         os._exit(main.main([*arguments]))
     finally:

@@ -14,13 +14,13 @@ def lacks_memory(error):
 
 
 def exit_status(command, settings, training):
-    """0 after command(), or 2, and one line that says what went wrong, if that is for the user.
+    """What command() returns, or 0; or 2, and one line on what went wrong, if that is for the user.
 
     settings(): main.py's constants as they stand. training: whether a run can be resumed.
     """
+    status = 2
     try:
-        command()
-        return 0
+        return command() or 0
     except UserError as error:
         message = str(error)
     except OSError as error:
@@ -34,9 +34,9 @@ def exit_status(command, settings, training):
         now = ", ".join(f"{name} (now {settings()[name]})" for name in names)
         message = f"memory ran out: lower one of {now}"
     except KeyboardInterrupt:
-        message = "stopped at once"
+        status, message = 130, "stopped at once"
         path = os.path.join(settings()["OUT_DIR"], "checkpoint.pt")
         if training and os.path.exists(path):
             message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
     print(f"error: {message}", file=sys.stderr)
-    return 2
+    return status

@@ -14,6 +14,7 @@ import torch
 from maze import make_mazes
 from support.agents import MEMORIES, build
 from support.errors import UserError
+from support.processes import attempt
 from support.settings import HELD_OUT_SEED
 
 CACHE_FORMAT = 4
@@ -25,6 +26,7 @@ def replacing(path):
     """Gives a path to write to, and renames it to `path` when it is whole."""
     beside = f"{path}.{os.getpid()}.part"
     try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         yield beside
         os.replace(beside, path)
     except OSError as error:
@@ -58,9 +60,13 @@ def load_cache(path, n: int, grid: int, seed: int, device="cpu", say=print) -> t
             why = f"{path} cannot be read: {type(error).__name__}"
     say(f"making {n:,} mazes of {grid}x{grid} ({why})")
     packed = make_mazes(n, grid, torch.Generator().manual_seed(seed))
-    with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, settings=settings, packed=packed.numpy())
+    attempt(path, save_cache, path, settings, packed.numpy())
     return packed.to(device)
+
+
+def save_cache(path, settings, packed):
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, settings=settings, packed=packed)
 
 
 def make_held_out(n: int, grid: int, cache, say=print, seed=HELD_OUT_SEED) -> torch.Tensor:
@@ -70,9 +76,9 @@ def make_held_out(n: int, grid: int, cache, say=print, seed=HELD_OUT_SEED) -> to
     """
     generator = torch.Generator().manual_seed(seed)
     packed, known = make_mazes(n, grid, generator), set(fingerprints(cache))
-    for attempt in range(8):
+    for again in range(8):
         shared = [i for i, maze in enumerate(fingerprints(packed)) if maze in known]
-        if not shared or attempt == 7:
+        if not shared or again == 7:
             break
         packed[:, shared] = make_mazes(len(shared), grid, generator)
     if shared:

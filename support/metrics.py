@@ -8,12 +8,19 @@ import maze
 from support.settings import HELD_OUT_SEED
 
 
-def test_set(settings, packed):
+def test_sets(settings, packed, cells=2**22):
+    """`test_set` in parts of so many cells: all at once may be more than the memory holds."""
+    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    for part in packed.split(max(1, cells // settings["GRID"] ** 2), 1):
+        yield test_set(settings, part, generator)
+
+
+def test_set(settings, packed, generator=None):
     """(the bit-packed mazes, each with all its walls, a goal and a start, and the distances there).
 
     Drawn on the CPU, so that they are the same on any device.
     """
-    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    generator = generator or torch.Generator().manual_seed(HELD_OUT_SEED)
     how = settings["GRID"], 1.0, settings["MAX_START_DISTANCE"], settings["GOAL"], generator
     mazes = maze.draw(packed.cpu(), *how).to(packed.device)
     return mazes, maze.distances(mazes.walls, mazes.goal)
@@ -69,6 +76,11 @@ def row(settings, record, learning_rate, scores, means, wrong_views) -> dict:
         train_success=average(scores, slice(held_out, None))["success"],
         wrong_views=wrong_views,
     )
+
+
+def joined(parts) -> dict[str, torch.Tensor]:
+    """The metrics of all parts of a set of mazes."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def average(scores, part=slice(None)) -> dict[str, float]:

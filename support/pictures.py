@@ -1,9 +1,13 @@
 """Pictures of a run: its course, what the agent thinks and where it walks, and how it thinks.
 
 matplotlib and its picture library are loaded when the first picture is drawn: they take a while.
+Without pyplot, whose choice of a window to draw in is the user's.
 """
 
+import itertools
 import math
+import os
+import sys
 
 import torch
 
@@ -11,26 +15,31 @@ from maze import neighbours, padded
 from support.files import replacing
 
 
-def pyplot():
-    import matplotlib
+def library():
+    """matplotlib. What MPLBACKEND names is left to the user's own figures: it may not be there."""
+    if "matplotlib" not in sys.modules and (own := os.environ.pop("MPLBACKEND", None)):
+        try:
+            library().rcParams["backend"] = own
+        except ValueError:
+            pass
+        finally:
+            os.environ["MPLBACKEND"] = own
+    import matplotlib.figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return matplotlib
 
 
 def save(figure, path, dpi):
     with replacing(path) as beside:
         figure.savefig(beside, dpi=dpi, format="png")
-    pyplot().close(figure)
 
 
 def course(path, record, settings, summary=None):
     """training_plot.png. record: of the run, with its history; summary: once it is known."""
-    plt, history = pyplot(), record["history"]
+    history = record["history"]
     column = {name: [row[name] for row in history] for name in history[0]}
-    figure, axes = plt.subplots(2, 3, figsize=(14, 7))
+    figure = library().figure.Figure(figsize=(14, 7))
+    axes = figure.subplots(2, 3)
     figure.subplots_adjust(left=0.05, right=0.96, bottom=0.08, top=0.94, wspace=0.16, hspace=0.3)
     success, error, far, loss, level, wrong = axes.flat
     x = [episodes / 1000 for episodes in column["episodes"]]
@@ -88,22 +97,16 @@ def draw_wrong_views(axis, x, wrong, settings):
         what = "it walks every maze perfectly" if not settings["VISION"] else "its planner"
         axis.axvline(proved, color="tab:green", ls="--")
         axis.plot(proved, 0, "*", ms=16, color="tab:green")
-        axis.annotate(
-            f"proved: {what}",
-            (proved, 0),
-            (-12, 24),
-            textcoords="offset points",
-            ha="right",
-            color="tab:green",
-        )
+        how = dict(textcoords="offset points", ha="right", color="tab:green")
+        axis.annotate(f"proved: {what}", (proved, 0), (-12, 24), **how)
 
 
 def weights(path, linear):
     """weights.png: all the weights of the core MODEL=linear. linear: its nn.Linear(16, 4)."""
-    plt = pyplot()
     table = torch.cat([linear.weight.detach().cpu().view(4, 2, 8), torch.zeros(4, 2, 1)], 2)
     place = torch.tensor([0, 1, 2, 3, 8, 4, 5, 6, 7])  # the cell itself in the middle
-    figure, axes = plt.subplots(2, 4, figsize=(9.6, 5))
+    figure = library().figure.Figure(figsize=(9.6, 5))
+    axes = figure.subplots(2, 4)
     for action, name in enumerate(("up", "down", "left", "right")):
         for plane, what in enumerate(("wall", "difference")):
             axis, square = axes[plane, action], table[action, plane, place].view(3, 3).numpy()
@@ -128,16 +131,20 @@ def walks(path, mazes, cells, steps, distance, farthest):
     steps (4, H, W, n): how far from the goal each action seems to lead; inf where the goal can't be
     reached, nan where it is unknown. distance (H, W, n): the exact one, or -1.
     """
-    plt, (h, w, n) = pyplot(), mazes.walls.shape
+    h, w, n = mazes.walls.shape
     board = torch.full((2, h + 2, n, w + 2), math.nan)  # one image of all: a single axis draws fast
     exact = neighbours(torch.where(distance < 0, math.inf, distance.float()), math.inf)
     for row, after in enumerate((steps, exact)):
         away = 1 + after.amin(0)
         away = away.clamp(max=farthest).where(away.isfinite(), away).masked_fill(mazes.walls, -1)
         board[row, :, :, :] = padded(away, 1, -1).permute(0, 2, 1).cpu()
-    figure = plt.figure(figsize=(max(7, 2.4 * n), 5.4))
+    figure = library().figure.Figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))
-    colors = plt.get_cmap("viridis_r").with_extremes(under="#282c34", over="#888888", bad="#888888")
+    colors = (
+        library()
+        .colormaps["viridis_r"]
+        .with_extremes(under="#282c34", over="#888888", bad="#888888")
+    )
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()
     axis.imshow(board, cmap=colors, vmin=0, vmax=farthest)
     for row, after in enumerate((steps, exact) if max(h, w) <= 64 else ()):  # else too small to see
@@ -146,50 +153,24 @@ def walks(path, mazes, cells, steps, distance, farthest):
         y, x, i = show.nonzero().cpu().numpy().T
         best = after.argmin(0)[show].cpu()
         dx, dy = torch.tensor([[0, 0, -1, 1], [-1, 1, 0, 0]])[:, best].float().numpy()
-        axis.quiver(
-            x + 1 + i * (w + 2),
-            y + 1 + row * (h + 2),
-            dx,
-            dy,
-            color="white",
-            alpha=0.6,
-            angles="xy",
-            scale_units="xy",
-            scale=1.6,
-            pivot="mid",
-            width=0.0008,
-            headwidth=4,
-        )
+        x, y = x + 1 + i * (w + 2), y + 1 + row * (h + 2)
+        how = dict(angles="xy", scale_units="xy", scale=1.6, pivot="mid", width=0.0008, headwidth=4)
+        axis.quiver(x, y, dx, dy, color="white", alpha=0.6, **how)
     cells, goal = cells.cpu(), mazes.goal.tolist()
     for i in range(n):
         steps, arrived = int((cells[:-1, i] != goal[i]).sum()), bool(cells[-1, i] == goal[i])
         x, y = (cells[:, i] % w + 1 + i * (w + 2)).numpy(), (cells[:, i] // w + 1).numpy()
         axis.plot(x, y, color="tab:red", lw=2)
         axis.plot(x[0], y[0], "o", color="white", ms=6, mec="tab:red")
+        x, y = goal[i] % w + 1 + i * (w + 2), goal[i] // w + 1
         for row in range(2):
-            axis.plot(
-                goal[i] % w + 1 + i * (w + 2),
-                goal[i] // w + 1 + row * (h + 2),
-                "*",
-                color="gold",
-                mec="black",
-                ms=11,
-            )
-        axis.text(
-            (i + 0.5) * (w + 2) - 0.5,
-            -1.2,
-            f"{steps} steps" if arrived else "FAILED",
-            ha="center",
-            color="black" if arrived else "tab:red",
-        )
+            axis.plot(x, y + row * (h + 2), "*", color="gold", mec="black", ms=11)
+        said, color = (f"{steps} steps", "black") if arrived else ("FAILED", "tab:red")
+        axis.text((i + 0.5) * (w + 2) - 0.5, -1.2, said, ha="center", color=color)
     axis.axis("off")
-    figure.suptitle(
-        "Above: what each cell is worth to the agent (yellow: near the goal), its best "
-        "action, and the way it walks (red) from the dot to the star.\nBelow: the exact "
-        "values.",
-        fontsize=10,
-        y=0.995,
-    )
+    said = "Above: what each cell is worth to the agent (yellow: near the goal), its best action, "
+    said += "and the way it walks (red) from the dot to the star.\nBelow: the exact values."
+    figure.suptitle(said, fontsize=10, y=0.995)
     save(figure, path, 80)
 
 
@@ -201,58 +182,59 @@ OPEN, WALL, GOAL, AGENT, TRAIL, FIRST_SHADE = 0, 1, 2, 3, 4, 8
 SHADES = 64
 
 
-def thinking(path, mazes, rows, farthest, scale=8):
+def thinking(path, mazes, rows, farthest):
     """agent.gif: values spread through a few mazes as the network thinks, then it walks them.
 
-    rows: a list of (title, values, cells): values, V after each look, a list of (H, W, n), empty
+    rows: a list of (title, values, cells): values, V (H, W, n) at first and after each look, none
     for an agent that does not think about the whole maze; cells (T + 1, n).
     """
+    film = frames(mazes, rows, farthest)
+    with replacing(path) as beside:
+        how = dict(format="GIF", save_all=True, duration=70, loop=0)
+        next(film).save(beside, append_images=film, **how)
+
+
+def frames(mazes, rows, farthest):
+    """The pictures of agent.gif, one by one: about 300 of at most 1,300 pixels, or 1 a cell."""
     from PIL import Image, ImageDraw
 
-    plt, (h, w, n) = pyplot(), mazes.walls.shape
-    shades = (plt.get_cmap("viridis_r")(torch.linspace(0, 1, SHADES).numpy())[:, :3] * 255).astype(
-        "uint8"
-    )
-    palette = bytes.fromhex(COLORS).ljust(3 * FIRST_SHADE, b"\0") + shades.tobytes()
-    goal, lane = mazes.goal.cpu(), torch.arange(n)
-    trails = [torch.zeros(h * w, n, dtype=torch.bool) for _ in rows]
-    most = max(len(values) for _, values, _ in rows)
-    steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
-    frames = []
-    for t in [*range(0, most, 2), *range(most, most + min(steps, len(rows[0][2])))]:
-        boards = []
-        for (title, values, cells), trail in zip(rows, trails):
-            board = torch.where(mazes.walls, WALL, OPEN).to("cpu", torch.uint8).flatten(0, 1)
-            if values:
-                away = -values[min(t, len(values) - 1)].cpu().flatten(0, 1)
+    (h, w, n), goal, lane = mazes.walls.shape, mazes.goal.cpu(), torch.arange(len(mazes.goal))
+    scale = max(1, min(8, 1000 // (n * (w + 2))))
+    ground = torch.where(mazes.walls, WALL, OPEN).to("cpu", torch.uint8).flatten(0, 1)
+    title = torch.full((16, n * (w + 2) * scale), OPEN, dtype=torch.uint8)
+    shades = library().colormaps["viridis_r"](torch.linspace(0, 1, SHADES).numpy())[:, :3] * 255
+    palette = bytes.fromhex(COLORS).ljust(3 * FIRST_SHADE, b"\0")
+    palette += shades.astype("uint8").tobytes()
+
+    def frame(shown, doing, t):
+        parts = []
+        for value, (_, _, cells) in zip(shown, rows):
+            board, been = ground.clone(), torch.zeros_like(ground, dtype=torch.bool)
+            if value is not None:
+                away = -value.cpu().flatten(0, 1)
                 shade = FIRST_SHADE + (away / farthest * (SHADES - 1)).clamp(0, SHADES - 1)
                 board = torch.where(board != WALL, shade.to(torch.uint8), board)
+            been[cells[:t].cpu(), lane] = True
+            board[been] = TRAIL
             board[goal, lane] = GOAL
-            if t >= most:
-                here = cells[min(t - most, len(cells) - 1)].cpu()
-                trail[here, lane] = True
-                board[trail & (board != GOAL)] = TRAIL
-                board[here, lane] = AGENT
-            else:
-                board[cells[0].cpu(), lane] = AGENT
-            picture = padded(board.view(h, w, n), 1, WALL).transpose(1, 2).flatten(1)
-            picture = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-            image = Image.new("P", (picture.shape[1], picture.shape[0] + 16), OPEN)
-            image.paste(Image.fromarray(picture.numpy(), "P"), (0, 16))
-            doing = "walking" if t >= most else f"look {t}" if t < len(values) else ""
-            ImageDraw.Draw(image).text((4, 2), f"{title}   {doing}", fill=WALL)
-            boards.append(image)
-        frame = Image.new("P", (boards[0].width, sum(image.height for image in boards)))
-        for i, image in enumerate(boards):
-            frame.paste(image, (0, i * image.height))
-        frame.putpalette(palette)
-        frames.append(frame)
-    with replacing(path) as beside:
-        frames[0].save(
-            beside,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:] + 15 * frames[-1:],
-            duration=70,
-            loop=0,
-        )
+            board[cells[min(t, len(cells) - 1)].cpu(), lane] = AGENT
+            board = padded(board.view(h, w, n), 1, WALL).transpose(1, 2).flatten(1)
+            parts += [title, board.repeat_interleave(scale, 0).repeat_interleave(scale, 1)]
+        image = Image.fromarray(torch.cat(parts).numpy())
+        image.putpalette(palette)
+        for i, (text, *_) in enumerate(rows):
+            place = 4, 2 + i * image.height // len(rows)
+            ImageDraw.Draw(image).text(place, f"{text}   {doing[i]}", fill=WALL)
+        return image
+
+    thoughts = [iter(values) for _, values, _ in rows]
+    shown, look, some = [None] * len(rows), [-1] * len(rows), 1
+    while any(more := [list(itertools.islice(each, some)) for each in thoughts]):
+        shown = [new[-1] if new else value for new, value in zip(more, shown)]
+        look = [before + len(new) for before, new in zip(look, more)]
+        yield frame(shown, [f"look {k}" if new else "" for k, new in zip(look, more)], 0)
+        some = max(2, farthest // 50)
+    steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
+    last = min(steps, len(rows[0][2])) - 1
+    for t in [*range(0, last, max(1, last // 100)), *16 * [last]]:
+        yield frame(shown, ["walking"] * len(rows), t)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -13,6 +14,7 @@ from support.errors import UserError
 
 # Set by torchrun: which process this is, and of how many.
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 def pick_device(name, threads):
@@ -52,11 +54,13 @@ def all_reduce_sum(x):
     return x
 
 
-def any_of_them(asked: bool, device) -> bool:
-    """Whether this is true in any of the processes."""
+def of_any(number: int, device) -> int:
+    """The greatest of the numbers that the processes bring."""
     if WORLD == 1:
-        return asked
-    return all_reduce_sum(torch.tensor(int(asked), device=device)).item() > 0
+        return number
+    numbers = torch.zeros(WORLD, dtype=torch.int64, device=device)
+    numbers[RANK] = number
+    return int(all_reduce_sum(numbers).max())
 
 
 def first_process_first(device, function, *arguments):
@@ -76,8 +80,7 @@ def seed_differently(generator, seed: int, batch: int):
 def joined(folder, device):
     """Holds the lock of `folder`, joins the processes and minds signals.
 
-    Yields a function: whether Ctrl-C or SIGTERM asked the run to end. The first process evaluates
-    and writes the files.
+    Yields what `stop_on_signal` does. The first process evaluates and writes the files.
     """
     with lock(folder), stop_on_signal() as asked_to_stop:
         if WORLD > 1:
@@ -85,6 +88,7 @@ def joined(folder, device):
         try:
             yield asked_to_stop
         finally:
+            say("", end="")
             if WORLD > 1:
                 torch.distributed.destroy_process_group()
 
@@ -101,11 +105,11 @@ def lock(folder):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows: there, two runs are the user's care
-            pass
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             message = "wait for it, or choose another OUT_DIR"
             raise UserError(f"another run writes to OUT_DIR={folder}: {message}") from None
+        except (ImportError, OSError):  # Windows, and some file systems, have no such locks: there,
+            pass  # two runs are the user's care
         for name in os.listdir(folder):
             if re.fullmatch(r".+\.(pt|npz|csv|json|png|gif)\.\d+\.part", name):
                 os.remove(os.path.join(folder, name))  # a killed run left it half written
@@ -114,33 +118,70 @@ def lock(folder):
 
 @contextlib.contextmanager
 def stop_on_signal():
-    """Yields a function: whether Ctrl-C or SIGTERM asked the run to end. The second one ends it."""
-    asked = []
+    """Yields a function: the exit status, 128 + the signal that asked the run to end; or 0.
+
+    Ctrl-C or SIGTERM once more ends it at once; SIGHUP, which a closed terminal sends twice, never.
+    """
+    asked, before = [], {}
 
     def ask(number, frame):
-        asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        asked.append(128 + number)
+        if number != HANGUP:
+            for each in {signal.SIGINT, signal.SIGTERM} & before.keys():
+                signal.signal(each, before[each])
         # A print in the midst of another print would raise.
         with contextlib.suppress(OSError):
             os.write(1, b"\nstopping once this batch or evaluation is done; once more: at once\n")
 
-    before = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
+                before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: signals are someone else's
         pass
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def say(text, end="\n"):
-    """Prints, if anybody listens: Ctrl-C ends the `tee` of `python main.py | tee log` at once."""
+# --------------------------------------------------------------------------------------------------
+# What is said
+
+passing = False  # whether the last line on the terminal waits to be replaced
+
+
+def columns():
+    """How wide the terminal is that the run speaks to; 0: it speaks to a file, or to nobody."""
     try:
-        print(text, end=end, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    except (AttributeError, ValueError):  # there is no stdout, or it is closed, or odd
+        return 0
+
+
+def say(text, end="\n", replaced=False):
+    """Prints a line, if anybody listens; what can't be encoded, escaped.
+
+    replaced: on a terminal the next such line takes its place.
+    """
+    global passing
+    width, encoding = columns() if replaced else 0, getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = ("\r" if width else "\n" * passing) + text.ljust(width - 1)
+    text, passing = text.encode(encoding, "backslashreplace").decode(encoding), width > 0
+    try:
+        print(text, end="" if width else end, flush=True)
+    except (OSError, ValueError):  # gone: the `tee` of `python main.py | tee log`, or the terminal
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def attempt(path, function, *arguments) -> bool:
+    """Calls a function that writes `path`. If it can't, that is a warning: it ends no run."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        say(f"warning: {path} could not be written: {' '.join(reason.split())}")
+        return False
+    return True

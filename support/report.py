@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import time
 
 import torch
@@ -14,21 +15,36 @@ import model
 from support import metrics, pictures, proof
 from support.files import replacing
 from support.metrics import average
-from support.processes import say
+from support.processes import attempt, say
 from support.run import parameters
 
 
-def report(reporter, network, record, packed, evaluate, rollout, stopped) -> dict:
-    """Writes summary.json and the pictures, and prints the last lines. Returns the summary.
+def report(reporter, network, record, packed, evaluate, rollout):
+    """Prints the figures, writes summary.json, draws the pictures. Returns record["stopped"].
 
     packed: bit-packed mazes that the network has never seen, and that it trained on; evaluate,
     rollout: main's.
     """
-    settings, plot_file = reporter.settings, reporter.plot_file
-    out, history = settings["OUT_DIR"], record["history"]
-    (mazes, distance), known = (metrics.test_set(settings, some) for some in packed)
-    say(f"walking {len(mazes.goal):,} mazes that it has never seen, and drawing pictures")
-    last, scores = history[-1], evaluate(network, mazes, distance)
+    settings, plot_file, history = reporter.settings, reporter.plot_file, record["history"]
+    last, path = history[-1], os.path.join(settings["OUT_DIR"], "summary.json")
+    number, stopped = packed[0].shape[1], record["stopped"]
+    if stopped:
+        say(
+            f"{signal.Signals(stopped - 128).name} stopped it after {last['episodes']:,} of "
+            f"{settings['NUM_EPISODES']:,} episodes; go on with RESUME=True"
+        )
+    say(f"walking {number:,} mazes that it has never seen, and drawing pictures")
+    found, worst, by_chance = [], None, None
+    for mazes, distance in metrics.test_sets(settings, packed[0]):
+        part = evaluate(network, mazes, distance)
+        if not found:
+            by_chance = random_walk(mazes, settings)
+        found.append(part | dict(shortest=maze.shortest(mazes, distance)))
+        if not worst or part["success"].mean() < worst[2]["success"].mean():
+            worst = mazes, distance, part  # of these it is drawn
+    scores, trained_on = metrics.joined(found), metrics.test_sets(settings, packed[1])
+    known = metrics.joined([evaluate(network, *some) for some in trained_on])
+    shortest = scores.pop("shortest")
 
     def proved(row):
         return row["wrong_views"] == 0 and settings["LOOKS"] == 0
@@ -36,49 +52,49 @@ def report(reporter, network, record, packed, evaluate, rollout, stopped) -> dic
     success, wrong = average(scores)["success"], last["wrong_views"]
     summary = dict(
         **average(scores),
-        generalization_gap=average(evaluate(network, *known))["success"] - success,
+        generalization_gap=average(known)["success"] - success,
         wrong_views=wrong,
         proved=None if wrong is None else proved(last),
-        random_walk=random_walk(mazes, settings),
-        eval_mazes=len(mazes.goal),
+        random_walk=by_chance,
+        eval_mazes=number,
         episodes=last["episodes"],
         env_steps=last["env_steps"],
         updates=last["updates"],
         seconds=None,
         seconds_to_99=first(history, lambda row: row["success"] >= 0.99),
         seconds_to_proof=first(history, proved),
-        stopped=stopped,
+        stopped=stopped > 0,
         params=parameters(network),
-        device=str(mazes.goal.device),
+        device=str(packed[0].device),
         seed=settings["SEED"],
         torch=torch.__version__,
-        by_distance=metrics.by_distance(scores, maze.shortest(mazes, distance)),
+        by_distance=metrics.by_distance(scores, shortest),
         config=settings,
     )
-    summary["seconds"] = time.perf_counter() - record["began"]
-    write_summary(out, summary)
     say(
-        f"on {len(mazes.goal):,} mazes it has never seen: success {success:.4f}, optimal "
+        f"on {number:,} mazes it has never seen: success {success:.4f}, optimal "
         f"{summary['optimal']:.4f}, spl {summary['spl']:.4f}, q_error {summary['q_error']:.1e}"
     )
     if wrong is not None:
         say("\n".join(proof.sentences(network, wrong)))
-    try:
-        pictures.course(plot_file, record, settings, summary)
-        draw_agent(network, record, mazes, distance, scores, settings, evaluate, rollout)
-    except Exception as error:  # a by-product never costs the result
-        say(f"warning: not all pictures could be drawn: {type(error).__name__}: {error}")
-    summary["seconds"] = time.perf_counter() - record["began"]
-    write_summary(out, summary)
+    write_summary(path, summary, record)
+    if not reporter.saved:
+        reporter.save()
+    attempt(plot_file, pictures.course, plot_file, record, settings, summary)
+    args = network, record, *worst, settings, evaluate, rollout
+    attempt("a picture of the agent", draw_agent, *args)
+    attempt(path, write_summary, path, summary, record)
     say(
-        f"{summary['seconds']:.1f} s in all; see {plot_file} and {out}/: rollouts.png, agent.gif, "
-        "checkpoint.pt, metrics.csv, summary.json"
+        f"{summary['seconds']:.1f} s in all; see {plot_file} and {settings['OUT_DIR']}/: "
+        "rollouts.png, agent.gif, checkpoint.pt, metrics.csv, summary.json"
     )
-    return summary
+    return stopped
 
 
-def write_summary(folder, summary):
-    with replacing(os.path.join(folder, "summary.json")) as beside, open(beside, "w") as file:
+def write_summary(path, summary, record):
+    """summary.json, with the seconds until now."""
+    summary["seconds"] = time.perf_counter() - record["began"]
+    with replacing(path) as beside, open(beside, "w") as file:
         json.dump(summary, file, indent=1)
 
 
@@ -102,14 +118,16 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
     """rollouts.png and agent.gif, of mazes in which the agent fails, or failed early on."""
     early, steps = copy.deepcopy(network), settings["MAX_EP_LENGTH"]
     early.load_state_dict(record["early"])
-    some = scores["success"].argsort(stable=True)[:256]  # failures first
+    most = max(5, min(256, 2**16 // mazes.walls[..., 0].numel()))
+    some = scores["success"].argsort(stable=True)[:most]  # failures first
     early_success = evaluate(early, mazes.select(some), distance[..., some])["success"]
     some = some[(2 * scores["success"][some] + early_success).argsort(stable=True)[:5]]
     few, distance = mazes.select(some), distance[..., some]
     farthest, rows = int(maze.shortest(few, distance).max()), []
     for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
         walks, sight = rollout(agent, few, steps)
-        values = values_by_look(agent, few) if isinstance(agent, model.Thinker) else []
+        thinks = isinstance(agent, model.Thinker)
+        values = values_by_look(agent, few, 3 * farthest) if thinks else ()
         rows.append((f"after {row['episodes']:,} episodes", values, walks.cells))
     if network.whole_maze:
         potential = 0.0  # which shaping takes from Q
@@ -120,20 +138,23 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
         away = torch.full((4, *distance.shape), math.nan, device=distance.device).flatten(1, 2)
         here = metrics.steps_away(sight.q() + walks.potential, settings)
         away = away.scatter(1, walks.cells.expand(4, -1, -1), here).view(4, *distance.shape)
-    out = settings["OUT_DIR"]
-    pictures.walks(os.path.join(out, "rollouts.png"), few, walks.cells, away, distance, farthest)
+    drawings = [
+        ("rollouts.png", pictures.walks, few, walks.cells, away, distance, farthest),
+        ("agent.gif", pictures.thinking, few, rows, farthest),
+    ]
     if isinstance(core := getattr(network, "core", None), model.Linear):
-        pictures.weights(os.path.join(out, "weights.png"), core.q)
-    pictures.thinking(os.path.join(out, "agent.gif"), few, rows, farthest)
+        drawings.append(("weights.png", pictures.weights, core.q))
+    for name, draw, *shown in drawings:
+        path = os.path.join(settings["OUT_DIR"], name)
+        attempt(path, draw, path, *shown)
 
 
-def values_by_look(thinker, mazes, most=300):
-    """V (H, W, B) as it is at first, and after each look until no view changes."""
-    values, before = [], None
+def values_by_look(thinker, mazes, most):
+    """Yields V (H, W, B) as it is at first, and after each look until no view changes."""
+    before = None
     looks = model.looks(thinker.change, mazes.walls, mazes.goal)
     for value, view in itertools.islice(looks, min(most, thinker.most_looks or most) + 1):
-        values.append(value.clone())
+        yield value.clone()
         if before is not None and torch.equal(view, before):
             break
         before = view
-    return values

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import sys
 import time
 from typing import NamedTuple
 
@@ -10,11 +9,12 @@ import torch
 
 from support import pictures, processes
 from support.adam import Adam
+from support.agents import returns
 from support.errors import UserError
 from support.files import load_checkpoint, replacing, save_checkpoint
-from support.processes import say
+from support.processes import attempt, columns, say
 from support.replay import Replay
-from support.settings import plot_file
+from support.settings import kinds_of_agent, plot_file
 
 # What a run may be resumed with, though it was begun with other values.
 FREE = (
@@ -44,9 +44,11 @@ class Reporter:
         self.replaced = [name for name in settings if settings[name] != written[name]]
         self.plot_file = plot_file(settings, written)
         self.checkpoint = os.path.join(settings["OUT_DIR"], "checkpoint.pt")
-        self.plotted = time.perf_counter()
-        if not settings["RESUME"]:
-            set_aside(self.checkpoint)
+        self.plotted, self.saved = time.perf_counter(), True
+        if os.path.exists(self.checkpoint) and not settings["RESUME"]:
+            aside = self.checkpoint.replace(".pt", ".previous.pt")
+            os.replace(self.checkpoint, aside)
+            say(f"the agent of the last run is kept as {aside}, until another run begins")
 
     def begin(self, learner, cache, batches):
         """Prints what the run will be, in two lines. cache: the training mazes."""
@@ -56,52 +58,50 @@ class Reporter:
         say(
             f"{self.settings['MODEL']} with {parameters(learner.online):,} weights, "
             f"{self.episodes:,} episodes on {cache.device}; maze cache {cache.numel() / 1e6:.1f} "
-            f"MB, replay {stored / 1e6:.1f} MB"
+            f"MB, replay {stored / 1e6:.1f} MB\n"
+            f"set by this kind of agent or by you: {own or 'nothing'}"
         )
-        say(f"set by this kind of agent or by you: {own or 'nothing'}")
 
     def evaluated(self, learner, record):
-        """Saves all that `resume` needs, prints a line, and draws the plot if it is time."""
-        seconds = time.perf_counter() - record["began"]
-        keep(self.checkpoint, dict(record, seconds=seconds), learner, self.settings)
+        """Saves all that `resume` needs, prints a line, and draws the plot if it is time.
+
+        A run goes on without its files; at its end the checkpoint is tried once more.
+        """
+        self.learner, seconds = learner, time.perf_counter() - record["began"]
+        self.progress = dict(record, began=None, stopped=0, seconds=seconds)
+        self.saved = attempt(self.checkpoint, self.save)
+        table = os.path.join(self.settings["OUT_DIR"], "metrics.csv")
+        attempt(table, write_table, table, record["history"])
         show_progress(record, self.episodes, self.settings)
         if time.perf_counter() - self.plotted > self.settings["PLOT_EVERY"]:
+            attempt(self.plot_file, pictures.course, self.plot_file, record, self.settings)
             self.plotted = time.perf_counter()
-            pictures.course(self.plot_file, record, self.settings)
+
+    def save(self):
+        online, target, optimizer, replay, generator = self.learner
+        save_checkpoint(
+            self.checkpoint,
+            online,
+            self.settings,
+            **self.progress,
+            processes=processes.WORLD,
+            target=target.state_dict(),
+            optimizer=optimizer.state(),
+            generator=generator.get_state(),
+            dice=torch.get_rng_state(),  # torch's own: a plain CNN's number of rounds
+            replay=replay.state() if replay else None,
+        )
 
 
-def set_aside(path):
-    """Keeps the checkpoint of an earlier run, which a new one would replace, and says so."""
-    if os.path.exists(path):
-        aside = f"{path.removesuffix('.pt')}.previous.pt"
-        os.replace(path, aside)
-        say(f"the agent of the last run is kept as {aside}, until another run begins")
-
-
-def keep(path, record, learner, settings):
-    """Saves all that `resume` needs, and metrics.csv beside it."""
-    progress = {name: value for name, value in record.items() if name != "began"}
-    save_checkpoint(
-        path,
-        learner.online,
-        settings,
-        **progress,
-        processes=processes.WORLD,
-        target=learner.target.state_dict(),
-        optimizer=learner.optimizer.state(),
-        generator=learner.generator.get_state(),
-        dice=torch.get_rng_state(),  # torch's own: a plain CNN's number of rounds
-        replay=learner.replay.state() if learner.replay else None,
-    )
-    metrics = os.path.join(os.path.dirname(path), "metrics.csv")
-    with replacing(metrics) as beside, open(beside, "w", newline="") as file:
-        writer = csv.DictWriter(file, record["history"][0])
+def write_table(path, rows):
+    with replacing(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(record["history"])
+        writer.writerows(rows)
 
 
-def resume(path, settings, learner) -> dict:
-    """Takes a run up where its checkpoint left it; returns its progress."""
+def resume(path, settings, learner, began) -> dict:
+    """Takes a run up where its checkpoint left it; returns its progress. began: now."""
     saved, then, record = load_checkpoint(path, next(learner.online.parameters()).device)
     for name, value in settings.items():
         if name not in FREE and then.get(name) != value:
@@ -109,8 +109,7 @@ def resume(path, settings, learner) -> dict:
                 f"{name}={value} now, but the run in {path} has {name}={then.get(name)}: resume "
                 "with the same constants"
             )
-    if (number := record.pop("processes")) != processes.WORLD:
-        now = processes.WORLD
+    if (number := record.pop("processes")) != (now := processes.WORLD):
         raise UserError(f"the run in {path} was begun with {number} processes, not {now}")
     learner.online.load_state_dict(saved.state_dict())
     learner.target.load_state_dict(record.pop("target"))
@@ -134,7 +133,7 @@ def resume(path, settings, learner) -> dict:
     memory = record.pop("replay")
     if learner.replay:
         learner.replay.restore(memory)
-    return dict(record, began=time.perf_counter() - record.pop("seconds"))
+    return dict(record, began=began - record.pop("seconds"))
 
 
 def show_progress(record, episodes, settings):
@@ -143,32 +142,42 @@ def show_progress(record, episodes, settings):
     share, spent = row["episodes"] / episodes, row["seconds"]
     line = (
         f"{share:4.0%}  {row['episodes']:,} episodes  {row['episodes'] / spent:,.0f}/s  "
-        f"{spent / share - spent:3.0f} s left  level {row['level']:.2f}  loss {row['loss']:.1e}  "
-        f"q_error {row['q_error']:.1e}  success {row['success']:.3f}"
+        f"{spent / share - spent:3.0f} s left  "
     )
+    more = f"level {row['level']:.2f}  loss {row['loss']:.1e}  q_error {row['q_error']:.1e}  "
+    good = f"success {row['success']:.3f}"
     if row["wrong_views"] is not None:
-        line += f"  wrong views {row['wrong_views']:,}"
-    if sys.stdout.isatty():
-        say(f"\r{line:<140}", end="" if share < 1 else "\n")
-    else:
-        say(line)
-    if said := warning(record["history"], settings):
-        say(f"\nwatch out: {said}")
+        good += f"  wrong views {row['wrong_views']:,}"
+    width = (columns() or 1000) - 1  # a line that wraps can't be rewritten
+    fits = len(line + more + good) <= width
+    say((line + more * fits + good)[:width], replaced=True)
+    said, before = (warning(rows, settings) for rows in (record["history"], record["history"][:-1]))
+    if said and not before:
+        say(f"watch out: {said}")
 
 
 def warning(history, settings):
-    """What to say when the loss has risen and stays high; None while all is well."""
+    """What to say when the loss is too high and stays so; None while all is well."""
+    if not history:
+        return None
+    least, most = 0, 1  # of what there is to learn; for those that learn steps, on average
+    if settings["UNIT"] == "q" and not kinds_of_agent(settings)[0].startswith("thinks"):
+        least, most = returns(settings)
+    greatest = max(row["loss"] for row in history)
     # A new level of the curriculum may cost something: only rows of the last level are compared.
     losses = [row["loss"] for row in history if row["level"] == history[-1]["level"]]
-    if len(losses) < 4 or min(losses[-3:]) < max(0.1, 10 * min(losses[:-3])):
+    if greatest > 1.1 * (most - least) and history[-1]["success"] < 0.5:
+        what = f"the loss was {greatest:.1e}, worse than to say 0 always, and goals are missed"
+    elif len(losses) >= 4 and min(losses[-3:]) >= max(0.1, 10 * min(losses[:-3])):
+        what = f"the loss has risen, from {min(losses[:-3]):.1e} to {losses[-1]:.1e}"
+    else:
         return None
     causes = [f"LR is too high (now {settings['LR']:g})"]
     if settings["TARGET_SYNCS"] > 1:
         causes.append(f"targets move too fast (TARGET_SYNCS={settings['TARGET_SYNCS']}; try 1)")
     if settings["CREDIT"] == "lambda":
         causes.append(f"credit comes from far away (LAMBDA={settings['LAMBDA']:g}; try less)")
-    rise = f"from {min(losses[:-3]):.1e} to {losses[-1]:.1e}"
-    return f"the loss has risen, {rise}. Usual causes: {', '.join(causes)}"
+    return f"{what}. Usual causes: {', '.join(causes)}"
 
 
 def stop_if_not_finite(settings, *numbers):
@@ -186,12 +195,13 @@ def parameters(network):
 
 
 def profiled(function, path):
-    """function() under cProfile: prints the 30 slowest calls, saves all to `path`."""
+    """function(), under cProfile: prints the 30 slowest calls, saves all to `path`."""
     import cProfile
     import pstats
 
     calls = cProfile.Profile()
-    calls.runcall(function)
+    result = calls.runcall(function)
     with replacing(path) as beside:
         calls.dump_stats(beside)
     pstats.Stats(calls).sort_stats("cumulative").print_stats(30)
+    return result

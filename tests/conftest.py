@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(main, name, value)
-        summary = main.run()
+        assert main.run() == 0
+    summary = json.loads((folder / "out" / "summary.json").read_text())
     assert summary["proved"]
     return folder, summary
 

@@ -8,7 +8,7 @@ import reference
 import torch
 from PIL import Image
 from test_main import drawn
-from test_runs import exact
+from test_runs import exact, quick, runs, summary_of  # noqa: F401
 
 import main
 import maze
@@ -20,9 +20,7 @@ def figures(monkeypatch):
     """The figures that are drawn from now on, in place of files."""
     saved = []
     monkeypatch.setattr(pictures, "save", lambda figure, *_: saved.append(figure))
-    yield saved
-    for figure in saved:
-        pictures.pyplot().close(figure)
+    return saved
 
 
 def history(n=4, **last):
@@ -122,7 +120,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     drawn_by, mazes = {}, drawn(300, 12)
     for name in "walks", "thinking":
         monkeypatch.setattr(
-            pictures, name, lambda *found, name=name: drawn_by.update({name: found})
+            pictures, name, lambda path, *found, name=name: drawn_by.update({name: (path, *found)})
         )
     early, agent = exact(), exact()
     early.action[:] = 0  # it goes up
@@ -148,7 +146,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     _, _, rows, _ = drawn_by["thinking"]
     assert [title for title, *_ in rows] == ["after 32 episodes", "after 99,000 episodes"]
     assert torch.equal(rows[1][2], cells) and not torch.equal(rows[0][2], cells)
-    looks = rows[1][1]  # V after k looks is -min(k, d)
+    looks = list(rows[1][1])  # V after k looks is -min(k, d)
     for k, value in enumerate(looks[: farthest + 1]):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
 
@@ -171,8 +169,8 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
     """Each cell of it is decoded again: the agent is at its start while it thinks, then walks."""
     mazes, path = reference.corridor(6, 0, 4), tmp_path / "agent.gif"
     cells = main.rollout(exact(), mazes, 9)[0].cells
-    values = report.values_by_look(exact(), mazes)
-    pictures.thinking(str(path), mazes, [("one", values, cells), ("two", [], cells[:1])], 4, 8)
+    values = report.values_by_look(exact(), mazes, 12)
+    pictures.thinking(str(path), mazes, [("one", values, cells), ("two", [], cells[:1])], 4)
     colors = [tuple(bytes.fromhex(color)) for color in pictures.COLORS.split()]
     is_open, wall, goal, agent, trail = colors
     film = Image.open(path)
@@ -198,3 +196,35 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
     assert (
         len(set(shades[0])) == 1 and len(set(shades[-1])) == 3
     )  # near and far, once it has thought
+
+
+def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
+    mazes = drawn(5, 128)
+    values = (torch.zeros(128, 128, 5) for _ in range(3001))
+    film = pictures.frames(mazes, [("one", values, mazes.start.expand(1001, -1))], 1000)
+    frames = [frame.size for frame in film]
+    assert 200 < len(frames) < 300 and set(frames) == {(5 * 130, 130 + 16)}
+
+
+def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
+    """Of a run: the picture shows those of the part with most failures."""
+    packed, config = (
+        maze.make_mazes(40, 9, torch.Generator().manual_seed(1)),
+        main.config() | dict(GRID=9),
+    )
+    whole, parts = metrics.test_set, list(metrics.test_sets(config, packed, 1300))
+    assert [len(mazes.goal) for mazes, _ in parts] == [16, 16, 8]
+    walls = torch.cat([mazes.walls for mazes, _ in parts], 2)
+    assert torch.equal(walls, maze.unpack(packed, 9, 9))
+    for mazes, distance in parts:
+        assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
+        assert (maze.shortest(mazes, distance) > 0).all()
+    shown, sets = [], metrics.test_sets
+    assert all(map(torch.equal, next(sets(config, packed))[0], whole(config, packed)[0]))
+    monkeypatch.setattr(pictures, "walks", lambda path, mazes, *_: shown.append(mazes))
+    monkeypatch.setattr(metrics, "test_sets", lambda *given: sets(*given, cells=64 * 6))
+    monkeypatch.setattr(main, "build", lambda settings: exact())
+    assert runs(quick / "out", "MODEL=linear", "EVAL_MAZES=16") == 0
+    found = summary_of(quick / "out")
+    assert sum(band["mazes"] for band in found["by_distance"].values()) == 16
+    assert found["success"] == found["optimal"] > 0.5 and len(shown[0].goal) == 5

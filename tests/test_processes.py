@@ -77,7 +77,8 @@ def test_a_proof_and_a_signal_stop_all_processes_at_the_same_batch(quick, monkey
     first, second = processes_of(quick / "out", 2, *endless)
     first.until("level")
     second.signal(signal.SIGTERM)
-    assert [process.end()[0] for process in (first, second)] == [0, 0]
+    assert [process.end()[0] for process in (first, second)] == [143, 0]  # by the one that reports
+    assert summary_of(quick / "out")["stopped"] is True
     monkeypatch.setattr(main, "build", lambda settings: exact())
     ended = processes_of(quick / "out", 2, *endless, "MODEL=linear", "LR=1e-30")
     assert [process.end()[0] for process in ended] == [0, 0]

@@ -3,13 +3,20 @@ and what is left of them."""
 
 import contextlib
 import csv
+import errno
+import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +25,7 @@ from PIL import Image
 
 import main
 import model
-from support import files, lazy, pictures
+from support import files, lazy, pictures, processes, run
 from support.adam import Adam
 from support.files import load_checkpoint
 
@@ -26,6 +33,7 @@ if sys.platform != "linux":
     pytest.skip("runs are killed and starved in the ways of Linux", allow_module_level=True)
 import resource  # noqa: E402
 
+ROOT = Path(__file__).parent.parent
 FREE = "RESUME", "OUT_DIR", "PLOT_FILE", "NUM_EPISODES"
 # What is learned is Q of a discounted reward, with returns over several steps.
 RETURNS = "CREDIT=lambda UNIT=q GAMMA=0.98 STEP_REWARD=0 GOAL_REWARD=1"
@@ -138,8 +146,8 @@ def at_batch(monkeypatch, number, action):
 def stopped_after(monkeypatch, batches, folder, *settings):
     """A run that is asked to stop when it has done this many batches."""
     with at_batch(monkeypatch, batches - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-        assert runs(folder, *settings) == 0
-    assert summary_of(folder)["stopped"]
+        assert runs(folder, *settings) == 128 + signal.SIGTERM
+    assert summary_of(folder)["stopped"] is True
 
 
 def left(folder):
@@ -189,7 +197,7 @@ def check_whole(folder):
         text = there["metrics.csv"].read_text()
         header, *rows = csv.reader(text.splitlines())
         assert text.endswith("\n") and header[:2] == ["episodes", "env_steps"] and rows
-        assert all(len(row) == len(header) for row in rows) and batches > 0
+        assert all(len(row) == len(header) for row in rows)
         assert np.isfinite([float(value or 0) for row in rows for value in row]).all()
     if "summary.json" in there:
         assert summary_of(folder)["config"]["GRID"] == 8
@@ -260,7 +268,7 @@ def test_a_proved_run_that_is_killed_before_its_report_is_over_when_resumed(quic
     assert runs(quick / "straight", "MODEL=linear") == 0
     with monkeypatch.context() as patch:
         patch.setattr(main, "report", interrupted)
-        assert runs(quick / "out", "MODEL=linear") == 2
+        assert runs(quick / "out", "MODEL=linear") == 130
     assert runs(quick / "out", "MODEL=linear", "RESUME=True") == 0
     assert summary_of(quick / "out")["episodes"] == summary_of(quick / "straight")["episodes"] == 32
 
@@ -330,13 +338,18 @@ def test_resuming_with_other_constants_is_refused_and_touches_nothing(quick, cap
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_run_after_its_batch_with_all_its_files(tmp_path, number):
+    """A terminal that is closed sends SIGHUP twice."""
     run = Forked(tmp_path / "out", "NUM_EPISODES=1e6", "EVAL_EVERY=2", "UNTIL_PROVED=False")
     run.until("level")
     run.signal(number)
+    if number == signal.SIGHUP:
+        time.sleep(0.01)
+        run.signal(number)
     status, said = run.end()
-    assert status == 0 and "s in all" in said, said
+    assert status == 128 + number and "s in all" in said, said
+    assert f"{number.name} stopped it after" in said and "of 1,000,000 episodes" in said
     assert "stopping once this batch or evaluation is done; once more: at once" in said
     assert 1 <= check_whole(tmp_path / "out") < 1e6 / 64
     assert summary_of(tmp_path / "out")["stopped"] is True
@@ -355,9 +368,9 @@ def test_second_signal_ends_a_run_at_once(quick, monkeypatch, first, second):
         began = time.perf_counter()
         run.signal(signal.Signals[second])
         status, said = run.end()
-    assert status == (2 if second == "SIGINT" else -signal.SIGTERM)
+    assert status == (130 if second == "SIGINT" else -signal.SIGTERM)
     assert time.perf_counter() - began < 10 and "Traceback" not in said, said
-    if status == 2:
+    if status == 130:
         assert "RESUME=True" in said and len(said.splitlines()) == 1
     assert check_whole(quick / "out") == 3
     assert runs(quick / "out", "RESUME=True") == 0
@@ -374,11 +387,11 @@ def test_a_run_stopped_at_once_before_its_first_checkpoint_leaves_none(quick, mo
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(main, "next_level", interrupted)
-        assert runs(quick / "out", "SEED=1") == 2
+        assert runs(quick / "out", "SEED=1") == 130
         err = capsys.readouterr().err
         assert len(err.splitlines()) == 1 and "stopped" in err and "RESUME" not in err
         patch.setattr(main.mazefile, "read", interrupted)
-        assert main.main(["solve", "mazes.txt"]) == 2
+        assert main.main(["solve", "mazes.txt"]) == 130
         assert "RESUME" not in capsys.readouterr().err
     assert runs(quick / "out", "SEED=1", "RESUME=True") == 2
     one_line(capsys, "no checkpoint")
@@ -423,33 +436,78 @@ def limited(size, then):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-# The size of a file at which the disk is full, and which files meet it; the last is of pictures.
-SIZES = (0, ["mazes.npz"]), (3000, ["checkpoint.pt"]), (38_000, ["rollouts.png", "old.png"])
-WINDOW = "VISION=1", "WIDTH=4", "TARGET_SYNCS=1", "EVAL_EVERY=8"  # its checkpoints are small
+# The size of a file at which the disk is full, which files meet it, and the status of the run.
+SIZES = (
+    (0, "mazes.npz checkpoint.pt metrics.csv", 2),
+    (3000, "checkpoint.pt", 2),
+    (38_000, "rollouts.png plot.png", 0),
+)
+WINDOW = "VISION=1", "WIDTH=4", "TARGET_SYNCS=1", "EVAL_EVERY=1"  # its checkpoints are small
 
 
-def test_full_disk_is_said_and_leaves_the_old_files(tmp_path):
+def test_full_disk_is_said_costs_no_figures_and_leaves_the_old_files(tmp_path):
     """A process that writes more than its limit gets an error; or is killed, half way through."""
     assert runs(tmp_path / "old", *WINDOW, "NUM_EPISODES=64") == 0
-    for size, names in SIZES:
+    for size, names, wanted in SIZES:
         folder = tmp_path / ("old" if size == 38_000 else f"new{size}")
         before = check_whole(folder)
-        more = *WINDOW, "NUM_EPISODES=96", f"RESUME={before > 0}"
+        more = *WINDOW, "NUM_EPISODES=96", f"RESUME={before > 0}", f"PLOT_FILE={tmp_path}/plot.png"
         status, said = Forked(folder, *more, prepare=lambda: limited(size, signal.SIG_IGN)).end()
-        by_product = size == 38_000  # a picture: the result is there, and one warning
-        said = said.splitlines()
-        last = next(line for line in reversed(said) if "File too large" in line)
-        assert status == (0 if by_product else 2) and "Traceback" not in " ".join(said), said
-        assert last.startswith("warning: " if by_product else "error: "), last
-        assert str(tmp_path) in last and any(name in last for name in names), last
+        assert status == wanted and "Traceback" not in said and "it has never seen: success" in said
+        warned = set(
+            re.findall(r"^warning: .*/(\S+) could not be written: File too large$", said, re.M)
+        )
+        assert warned and warned <= set(names.split()), said
+        last, failed = said.splitlines()[-1], {0: "summary.json", 3000: "checkpoint.pt"}.get(size)
+        assert last.startswith(f"error: {folder}/{failed}") if failed else "s in all" in last
         assert not [*folder.glob("*.part"), *tmp_path.glob("*.part")]
-        assert check_whole(folder) in (before, before + 1)
+        assert check_whole(folder) == (0 if status else 3)
         run = Forked(folder, *more, prepare=lambda: limited(size, signal.SIG_DFL))
         assert run.end()[0] == -signal.SIGXFSZ
         (part,) = [*folder.glob("*.part"), *tmp_path.glob("*.part")]
-        assert part.name.startswith(tuple(names)) and part.stat().st_size == size
+        assert part.name.startswith(tuple(names.split())) and part.stat().st_size == size
         check_whole(folder)
     assert runs(folder, *more) == 0 and check_whole(folder) == 3
+
+
+def test_no_picture_and_no_table_costs_a_result(tmp_path, monkeypatch, capsys):
+    """Each in the way of a folder of its name; and the plot on the way, and a picture of nothing."""
+
+    def astray(*_):
+        raise RuntimeError("latex\nis not there")
+
+    for name in "rollouts.png", "agent.gif", "metrics.csv":
+        (tmp_path / "out" / name).mkdir(parents=True)
+    monkeypatch.setattr(pictures, "course", astray)
+    assert runs(tmp_path / "out", "NUM_EPISODES=64", "PLOT_EVERY=1e-9") == 0
+    said = capsys.readouterr().out
+    for name, times in ("rollouts.png", 1), ("agent.gif", 1), ("metrics.csv", 2):
+        assert (
+            len(re.findall(f"^warning: .*/{name} could not .*: Is a directory$", said, re.M))
+            == times
+        )
+    assert said.count("out.png could not be written: RuntimeError: latex is not there\n") == 3
+    assert summary_of(tmp_path / "out")["episodes"] == 64
+    monkeypatch.setattr(main.metrics, "steps_away", astray)
+    assert runs(tmp_path / "out", "NUM_EPISODES=32") == 0
+    assert "warning: a picture of the agent could not" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_failed_is_tried_again_at_the_end_and_folders_are_made_again(
+    quick, monkeypatch, capsys
+):
+    save, count = run.save_checkpoint, iter(range(99))
+
+    def full(*found, **progress):
+        if next(count) < 2:
+            raise OSError(28, "No space left on device")
+        save(*found, **progress)
+
+    with at_batch(monkeypatch, 1, lambda: shutil.rmtree(quick / "out")):
+        monkeypatch.setattr(run, "save_checkpoint", full)
+        assert runs(quick / "out", "NUM_EPISODES=64") == 0
+    assert capsys.readouterr().out.count("checkpoint.pt could not be written: No space left") == 2
+    assert check_whole(quick / "out") == 2
 
 
 # Two at once
@@ -472,6 +530,65 @@ def test_second_run_in_one_folder_is_refused(quick, monkeypatch, digests, capsys
     assert runs(quick / "out", "DEVICE=toaster") == 2 and part.exists()
     assert runs(quick / "out", "RESUME=True") == 0 and not part.exists()
     assert check_whole(quick / "out") == 8
+
+
+def test_where_no_file_can_be_locked_a_run_goes_on(quick, monkeypatch):
+    import fcntl
+
+    for number in errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS:
+
+        def fails(*_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", fails)
+        assert runs(quick / "out", "NUM_EPISODES=32") == 0
+
+
+# What it speaks to
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_is_one_line_that_never_wraps(quick, monkeypatch):
+    """What follows it stands on a line of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert runs(quick / "out") == 0
+    lines = sys.stdout.getvalue().split("\n")
+    (progress,) = [line for line in lines if "\r" in line]
+    shown = progress.split("\r")[1:]
+    assert len(shown) == 8 and {len(each) for each in shown} == {79}
+    assert all(
+        re.match(r" *\d+%  \d+ episodes .* success .* wrong views \d", each) for each in shown
+    )
+    assert lines[lines.index(progress) + 1].startswith("walking") and not processes.passing
+    monkeypatch.setattr(main, "next_level", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(ZeroDivisionError):
+        runs(quick / "out")
+
+
+def test_a_run_speaks_to_nobody_or_to_who_understands_little(quick, monkeypatch):
+    closed, deaf = open(os.devnull, "w"), io.TextIOWrapper(io.BytesIO(), "ascii")
+    closed.close()
+    plain = types.SimpleNamespace(write=lambda text: None, flush=lambda: None)
+    for stdout in None, plain, closed, deaf:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert runs(quick / "übung", "NUM_EPISODES=32") == 0
+        shutil.rmtree(quick / "übung")
+    assert b"/\\xfcbung/: rollouts.png" in deaf.buffer.getvalue()
+
+
+def test_each_run_counts_its_own_seconds(quick, monkeypatch):
+    """The first from the start of the program, with what it imports."""
+    monkeypatch.setattr(main, "started", time.perf_counter() - 1000)
+    for began, least in (main.started, 1000), (None, 0):
+        places = f"OUT_DIR={quick / 'out'}", f"PLOT_FILE={quick}/out.png"
+        assert main.main([*SMALL, *places, "NUM_EPISODES=32"], began) == 0
+        assert least < summary_of(quick / "out")["seconds"] < least + 60
 
 
 # Numbers that are not finite, memory that runs out
@@ -539,3 +656,27 @@ def test_real_lack_of_memory_is_said(quick):
     status, said = Forked(quick / "out", "BSZ=200_000_000", prepare=limit).end()
     assert status == 2 and "Traceback" not in said
     assert "BSZ (now 200000000)" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("agent", ["MODEL=mlp", "THINK=False MODEL=cnn", "VISION=2"])
+def test_learning_that_goes_astray_at_once_is_told_once_and_the_default_is_not(
+    quick, capsys, agent
+):
+    for rate, times in ("", 0), ("LR=3", 1):
+        given = *agent.split(), *rate.split(), "UPDATES=16", "NUM_EPISODES=96", "TARGET_SYNCS=1"
+        assert runs(quick / "out", *given) == 0
+        said = capsys.readouterr().out
+        assert said.count("watch out: the loss was") == said.count("LR is too high") == times, said
+
+
+def test_a_notebook_or_an_unknown_backend_is_left_alone(tmp_path):
+    """And a whole run with it, and a picture that wants a LaTeX that is not there."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main; "
+    code += f"print(main.main({[*SMALL, 'NUM_EPISODES=32']!r}), 'matplotlib.pyplot' in sys.modules)"
+    backend = dict(MPLBACKEND="module://matplotlib_inline.backend_inline", PATH="")
+    how = dict(capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | backend, **how)
+    assert done.stdout.endswith("\n0 False\n") and not done.stderr, done
+    assert done.stdout.count("warning: out/") == 2  # the film has no such text
+    assert (tmp_path / "out" / "agent.gif").exists() and (tmp_path / "out/summary.json").exists()

@@ -324,15 +324,16 @@ def run():
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status. Leaves the constants as they stand."""
-    before, wrong, training = config(), [], arguments[:1] not in (["solve"], ["prove"])
+    before, wrong = config(), []
+    verb = arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
 
     def command():
-        verb, file, given, places = settings.split(arguments, __doc__)
+        _, paths, given, told = settings.split(arguments, __doc__, mazefile.__doc__)
         globals().update(settings.of_run(before, AGENTS, given))
         settings.check(config(), WORLD)
         if verb == "train":
             return profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
-        mazes = mazefile.read(file, **places) if verb == "solve" else None
+        mazes = [one for path in paths for one in mazefile.read(path, **told)]
         device = processes.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
@@ -340,7 +341,7 @@ def main(arguments: list[str]) -> int:
         mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:
-        return exit_status(command, config, training) or sum(wrong)
+        return exit_status(command, config, verb) or sum(wrong)
     finally:
         globals().update(before)
 

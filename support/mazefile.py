@@ -243,23 +243,30 @@ def from_picture(name, data, wall):
     main, left = [], np.where(marks, 0, counts)  # the two most frequent colours
     while left.any() and len(main) < 2:
         main.append(colors[left.argmax()])
-        left = left * (apart(colors, main[-1]) > 40)
+        left = left * (apart(colors, main[-1]) > 16)
     shade = numeric(name, wall or "0")
     main.sort(key=lambda color: abs(color.mean() - shade))
     none, white = np.full(3, -999), np.full(3, 255)
     dark, light = main if len(main) == 2 else (none, *(main or [white]))  # dark: or as WALL= says
-    third = np.minimum(apart(colors, dark), apart(colors, light)) > 64
+    if len(main) == 1 and np.count_nonzero(marks == 0) > 1:
+        raise UserError(
+            f"{name} shows little but {shown(light)}: walls must differ more from floor"
+        )
+    from_dark, from_light = apart(colors, dark), apart(colors, light)
+    near = 16 if len(colors) <= 16 else min(64, abs(dark - light).max() / 4)  # noise, or none
+    third = np.minimum(from_dark, from_light) > near
     bright = (np.ptp(colors, 1) >= 100) | (colors.min(1) >= 200)
-    path = third & bright & (colors.max(1) >= 200)
-    nearer = apart(colors, dark) < apart(colors, light)
-    code_of = np.where(marks, marks, np.where(path | ~nearer, FLOOR, WALL))
+    bright &= colors.max(1) >= 200
+    path = third & bright & ~bright[from_dark.argmin()]  # of walls, too: then which is which?
+    is_wall = ~path & (from_dark < from_light)
+    code_of = np.where(marks, marks, np.where(is_wall, WALL, FLOOR))
 
     codes, margin = code_of[index], ""
     if len(main) == 2 and (around := gaps(codes, FLOOR)) <= 2:  # a light margin, wall or floor
         box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(codes))
         if around == 0 and gaps(codes[box], WALL) <= 2:
             codes, index, margin = codes[box], index[box], ", without its margin,"
-        elif not wall and (around == 0 or (codes > 0).mean() > 0.25):
+        elif not wall and (around == 0 or (from_light > near)[index].mean() > 0.25):
             raise UserError(
                 f"{name}: its rim is {shown(light)}: if that is floor, say WALL={dark.mean():.0f}; "
                 f"if it is the wall, WALL={light.mean():.0f}"
@@ -280,6 +287,12 @@ def from_picture(name, data, wall):
             f"neither wall, {shown(dark)}, nor floor, {shown(light)}{lines}"
         )
     hint = f"{shown(dark)} is wall here: if {shown(light)} is to be, say WALL={light.mean():.0f}"
+    (y, x), beside = np.nonzero(codes > WALL), np.pad(codes, 1, constant_values=WALL)
+    beside = beside[[y, y + 2, y + 1, y + 1], [x + 1, x + 1, x, x + 2]]
+    if (beside == WALL).all(0).any() and not wall:  # dark floor, light walls?
+        raise UserError(
+            f"{where} has walls all around its start or goal; {hint}; else WALL={dark.mean():.0f}"
+        )
     return where, codes, hint
 
 

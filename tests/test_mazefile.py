@@ -257,6 +257,7 @@ def test_light_walls_on_dark_are_asked_about(tmp_path, seed, doors):
 def test_a_maze_of_2001_by_1201_pixels(tmp_path):
     chance = np.random.default_rng(0)
     walls = chance.random((1201, 2001)) < 0.3
+    walls[:2, :2] = walls[-2:, -2:] = False
     start, goal = (0, 0), (1200, 2000)
     image = painted(walls, start, goal, size=1).astype(np.uint8)
     walls[start] = walls[goal] = False
@@ -275,6 +276,14 @@ def test_unclear_pictures_and_arrays_are_refused_with_what_was_seen(tmp_path):
 
     refused("of another colour.*grey 128", painted(walls, start, goal, path=128))
     refused("of another colour.*#005a5a", painted(walls, start, goal, path=(0, 90, 90)))
+    snake = reference.serpentine(9)
+    snake[1, 4] = False  # more path than floor
+    refused("of another colour", painted(snake, (0, 0), (8, 8), 128, 240, (0, 0, 255)))
+    refused("of another colour", painted(walls, start, goal, 128, 200, (160, 160, 160)))
+    refused("of another colour", painted(snake, (0, 0), (8, 8), 60, 100, (100, 149, 237)))
+    refused("must differ more", painted(walls, start, goal, 60, 70))
+    refused("all around its start.*WALL=255", painted(np.eye(11, 15, 3) > 0, start, goal, 255, 0))
+    refused("rim is white", painted(walls, start, goal, 255, 200, (255, 255, 0)))
     refused("red ones", painted(walls, start, goal, path=(255, 0, 0)), "1,1", "9,13")
     refused(
         "black is wall here: if white is to be, say WALL=255",

@@ -199,7 +199,11 @@ def test_a_picture_and_an_array_are_the_maze_that_they_show(tmp_path):
         picture(walls, start, goal, size, tmp_path / "colors.png")
         picture(walls, None, None, size, tmp_path / "gray.png", "L")
         np.save(tmp_path / "maze.npy", walls * 2.5)
-        for name, given in ("colors.png", []), ("gray.png", places), ("maze.npy", places):
+        for name, given in (
+            ("colors.png", ["", "", "0"]),
+            ("gray.png", places),
+            ("maze.npy", places),
+        ):
             (found,) = mazefile.read(str(tmp_path / name), *given)
             assert np.array_equal(found.walls, walls)
             assert (found.start, found.goal) == (start, goal)

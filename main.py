@@ -324,16 +324,16 @@ def run():
 
 def main(arguments: list[str], began=None) -> int:
     """Runs a command, begun at `began` or now; returns the exit status, restores the constants."""
-    globals().update(started=began or time.perf_counter())
-    before, training = config(), arguments[:1] not in (["solve"], ["prove"])
+    before, began = config(), began or time.perf_counter()
+    verb = arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
 
     def command():
-        verb, file, given, places = settings.split(arguments, __doc__)
-        globals().update(settings.of_run(before, AGENTS, given))
+        _, paths, given, told = settings.split(arguments, __doc__, mazefile.__doc__)
+        globals().update(settings.of_run(before, AGENTS, given), started=began)
         settings.check(config(), WORLD)
         if verb == "train":
             return profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
-        mazes = mazefile.read(file, **places) if verb == "solve" else None
+        mazes = [one for path in paths for one in mazefile.read(path, **told)]
         device = processes.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
@@ -341,7 +341,7 @@ def main(arguments: list[str], began=None) -> int:
         mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:
-        return exit_status(command, config, training)
+        return exit_status(command, config, verb)
     finally:
         globals().update(before)
 

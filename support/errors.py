@@ -13,10 +13,10 @@ def lacks_memory(error):
     return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)
 
 
-def exit_status(command, settings, training):
+def exit_status(command, settings, verb):
     """What command() returns, or 0; or 2, and one line on what went wrong, if that is for the user.
 
-    settings(): main.py's constants as they stand. training: whether a run can be resumed.
+    settings(): main.py's constants as they stand. verb: "train", "solve" or "prove".
     """
     status = 2
     try:
@@ -32,11 +32,13 @@ def exit_status(command, settings, training):
             raise
         names = "BSZ", "GRID", "MAZE_CACHE_SIZE", "REPLAY_SIZE"
         now = ", ".join(f"{name} (now {settings()[name]})" for name in names)
-        message = f"memory ran out: lower one of {now}"
+        cure = f"lower one of {now}" if verb == "train" else f"it is too much for {verb}"
+        message = f"memory ran out: {cure}"
     except KeyboardInterrupt:
-        status, message = 130, "stopped at once"
+        message = "stopped at once" if verb == "train" else f"{verb} was stopped"
+        status = 130
         path = os.path.join(settings()["OUT_DIR"], "checkpoint.pt")
-        if training and os.path.exists(path):
+        if verb == "train" and os.path.exists(path):
             message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
     print(f"error: {message}", file=sys.stderr)
     return status

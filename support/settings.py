@@ -68,30 +68,33 @@ def of_run(settings, agents, arguments):
     return settings | own | given
 
 
-def split(arguments, usage=""):
-    """(the verb: "train", "solve" or "prove", the file to solve, KEY=VALUE arguments,
-    {"start": "y,x", "goal": "y,x"} as far as given) of a command line.
+def split(arguments, usage="", solving=""):
+    """(the verb: "train", "solve" or "prove", the files to solve, KEY=VALUE arguments,
+    {"start": "y,x", "goal": "y,x", "wall": what} as far as given) of a command line.
 
-    Who asks for help gets `usage`, and the program ends.
+    Who asks for help gets `usage`, or how `solve` is used, and the program ends.
     """
-    if arguments[:1] in (["help"], ["-h"], ["--help"]):
-        print(usage.strip())
+    verb = arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
+    if arguments[:1] == ["help"] or {"-h", "--help"} & set(arguments):
+        print((solving if verb == "solve" else usage).strip())
         raise SystemExit(0)
-    verb, file, rest = "train", None, arguments
-    if arguments[:1] in (["solve"], ["prove"]):
-        verb, *rest = arguments
-    if verb == "solve":
-        if not rest or "=" in rest[0]:
-            raise UserError("solve what? Write: python main.py solve FILE")
-        file, *rest = rest
-    given, places = [], {}
-    for argument in rest:
-        name, _, value = argument.partition("=")
-        if verb == "solve" and name in ("START", "GOAL") and "," in value:
-            places[name.lower()] = value
+    if verb == "train":
+        return verb, [], arguments, {}
+    files, given, told = [], [], {}
+    for argument in arguments[1:]:
+        name, equals, value = argument.partition("=")
+        constant = name.isidentifier() and (name.isupper() or not os.path.exists(argument))
+        if verb == "solve" and equals and name in ("START", "GOAL", "WALL"):
+            if not value:
+                raise UserError(f"{argument} says nothing: write START=y,x GOAL=y,x WALL=0")
+            told[name.lower()] = value
+        elif verb == "solve" and not (equals and constant):
+            files.append(argument)
         else:
             given.append(argument)
-    return verb, file, given, places
+    if verb == "solve" and not files:
+        raise UserError("solve what? Write: python main.py solve FILE")
+    return verb, files, given, told
 
 
 def read(settings, argument):
@@ -111,7 +114,8 @@ def read(settings, argument):
     old = settings[name]
     try:
         if isinstance(old, str):
-            return name, text
+            paths = "OUT_DIR", "CHECKPOINT", "PLOT_FILE"
+            return name, os.path.expanduser(text) if name in paths else text
         if isinstance(old, bool):
             return name, {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if isinstance(old, float):

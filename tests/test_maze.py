@@ -366,11 +366,10 @@ def test_text_shows_the_walk_between_start_and_goal():
 MALFORMED = [
     (b"#.G\n...\n", "line 1", "no start"),
     (b"S.G\n\n\nS..\n", "line 4", "no goal"),
-    (b"S.G\n..G\n", "line 2", "second goal"),
-    (b"SS\n.G\n", "line 1", "second start"),
+    (b"SS\n.G\n", "line 1", "2 starts"),
     (b"S.G\n.x.\n", "line 2", "'x'"),
     (b"S.G\n\tab", "line 2", "'\\t'"),
-    (b"S.G\n\nS.\n..G\n", "line 4", "3 characters"),
+    (b"S.G\n\nS.\n..G\n", "line 3", "line 4 has 3"),
     (b"\n\n\n", "mazes.txt", "no maze"),
     (b"\x89PNG\xff\xfe\x00", "mazes.txt", "not a text file"),
 ]

@@ -113,8 +113,9 @@ AGENTS = {
     "plain mlp": dict(WIDTH=512, LR=0.001, NUM_EPISODES=102_400, **PLAIN),
     "plain attention": dict(WIDTH=32, LR=0.002, NUM_EPISODES=20_480, **PLAIN),
     "map": dict(NUM_EPISODES=10_240),
-    "window": PLAIN | dict(WIDTH=128, MAX_EP_LENGTH=200, LR=0.002, UPDATES=20, HUBER=0.05,
+    "window": PLAIN | dict(MAX_EP_LENGTH=200, LR=0.002, UPDATES=20, HUBER=0.5, EPSILON=0.5,
                            CURRICULUM_SUCCESS=0.5, NUM_EPISODES=51_200),
+    "window trail": dict(UPDATES=40),
 }
 # fmt: on
 

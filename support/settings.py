@@ -56,7 +56,8 @@ def kinds_of_agent(settings):
     thinks = f"thinks {settings['MODEL']}"
     if not settings["VISION"]:
         return [thinks]
-    return [thinks, "map"] if settings["MEMORY"] == "map" else ["window"]
+    memory = settings["MEMORY"]
+    return [thinks, "map"] if memory == "map" else ["window", f"window {memory}"]
 
 
 def of_run(settings, agents, arguments):

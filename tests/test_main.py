@@ -522,6 +522,7 @@ def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypa
     assert written["MODEL"] == "mlp" and not written["VISION"] and main.WRITTEN == written
     kinds = {"": [], "MODEL=cnn": ["thinks cnn"], "MODEL=linear": ["thinks linear"]}
     kinds |= {"VISION=2": ["window"], "MEMORY=gru VISION=1": ["window"]}
+    kinds |= {"VISION=2 MEMORY=trail": ["window", "window trail"]}
     kinds |= {"VISION=2 MEMORY=map": ["map"], "THINK=False VISION=2": ["window"]}
     kinds |= {f"THINK=False MODEL={name}": [f"plain {name}"] for name in plain.NETWORKS}
     kinds |= {"VISION=2 MEMORY=map MODEL=attention": ["thinks attention", "map"]}

@@ -428,9 +428,10 @@ def test_a_picture_that_fails_is_one_warning_after_the_walks(folder, monkeypatch
 
 
 def test_solve_says_that_solve_was_stopped_or_lacked_memory(folder, monkeypatch, capsys):
-    for error, said in (KeyboardInterrupt(), "solve was stopped"), (MemoryError(), "for solve"):
+    errors = (KeyboardInterrupt(), 130, "solve was stopped"), (MemoryError(), 2, "for solve")
+    for error, status, said in errors:
         monkeypatch.setattr(main, "rollout", lambda *_, error=error: (_ for _ in ()).throw(error))
-        assert main.main(["solve", "m.txt"]) == 2
+        assert main.main(["solve", "m.txt"]) == status
         err = capsys.readouterr().err
         assert said in err and "RESUME" not in err and "BSZ" not in err and err.count("\n") == 1
 

@@ -22,13 +22,11 @@ import maze
 import model
 from maze import Mazes
 from model import Episodes
-from support import files, mazefile, metrics, processes, proof, settings
-from support.adam import Adam
+from support import files, mazefile, metrics, processes, settings
 from support.agents import build, recall
-from support.errors import exit_status
-from support.processes import RANK, WORLD, all_reduce_sum, say
-from support.replay import Replay, minibatches
-from support.report import report
+from support.learning import Adam, Replay, minibatches
+from support.processes import RANK, WORLD, all_reduce_sum, exit_status, say
+from support.report import prove, report
 from support.run import Learner, Reporter, profiled, resume, stop_if_not_finite
 
 # fmt: off
@@ -176,7 +174,7 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
         counts = away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()
         steps, arrived, tried = all_reduce_sum(torch.stack(counts)).tolist()
         level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
-        evaluating, wrong = batch % EVAL_EVERY == 0, proof.wrong_views(online)
+        evaluating, wrong = batch % EVAL_EVERY == 0, metrics.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
         ended = batch + 1 == batches or (UNTIL_PROVED and proved)
         stopped = processes.of_any(0 if ended else asked_to_stop(), device)
@@ -338,7 +336,7 @@ def main(arguments: list[str], began=None) -> int:
         device = processes.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
-            return proof.report(network)
+            return prove(network)
         mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:

@@ -26,7 +26,7 @@ import main
 import maze
 import model
 from support import metrics
-from support.errors import UserError
+from support.processes import UserError
 
 ROWS = {
     "cnn, 10x10": "MODEL=cnn GRID=10",

@@ -21,8 +21,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import main
 import maze
 import model
-from support import files, lazy, metrics, processes, settings
-from support.adam import Adam
+from support import agents, files, metrics, processes, settings
+from support.learning import Adam
 
 
 def timed(run, repeats=7):
@@ -73,7 +73,7 @@ def stages(agent, device, level, fewest=0.0):
         "generate": lambda: maze.make_mazes(b, main.GRID, torch.Generator().manual_seed(0)),
         "draw": lambda: main.draw(*drawing),
         "think, dense": lambda: model.think(*thought),
-        "think, lazy": lambda: lazy.think(*thought),
+        "think, lazy": lambda: agents.think_lazily(*thought),
         "move table": lambda: maze.move_table(mazes, sight.greedy()),
         "walk": lambda: maze.walk(table, mazes.start, choices),
         "roll out, with thinking": lambda: main.rollout(*acting),
@@ -96,7 +96,8 @@ def growth(agent, device, sizes):
         mazes = maze.draw(packed, grid, 1.0, grid * grid, "random", generator).to(device)
         longest = int(maze.distances(mazes.walls, mazes.goal).max())
         thought = agent.change, mazes.walls, mazes.goal, grid * grid
-        dense, fast = (timed(lambda: think(*thought), 3) / b for think in (model.think, lazy.think))
+        both = model.think, agents.think_lazily
+        dense, fast = (timed(lambda: think(*thought), 3) / b for think in both)
         cells = int((~mazes.walls).sum()) / b
         sizes = f"{grid} | {b:,} | {cells:,.0f} | {longest:,} | {dense * 1e6:,.0f}"
         ratios = f"{fast * 1e6:,.0f} | {dense / fast:.1f} | {fast / cells * 1e9:,.0f}"

@@ -13,8 +13,7 @@ import torch
 
 from maze import make_mazes
 from support.agents import MEMORIES, build
-from support.errors import UserError
-from support.processes import attempt
+from support.processes import UserError, attempt
 from support.settings import HELD_OUT_SEED
 
 CACHE_FORMAT = 4

@@ -31,9 +31,8 @@ import torch
 import maze
 from maze import Mazes
 from support import pictures
-from support.errors import UserError
 from support.metrics import steps_away
-from support.processes import say
+from support.processes import UserError, say
 
 # Whatever the file, it is seen as an array (H, W) of codes, and text in these letters.
 FLOOR, WALL, START, GOAL = 0, 1, 2, 3

@@ -5,6 +5,7 @@ import time
 import torch
 
 import maze
+import model
 from support.settings import HELD_OUT_SEED
 
 
@@ -114,3 +115,16 @@ def steps_of_q(q, gamma=1.0, step=-1.0, goal=0.0) -> torch.Tensor:
         return (q - goal) / step - 1
     end = step / (1 - gamma)  # what walking on for ever would earn
     return ((q - end) / (goal - gamma * end)).clamp(min=0).log() / torch.tensor(gamma).log()
+
+
+def thinker_of(network):
+    """The `Thinker` in a network, or None."""
+    return network if isinstance(network, model.Thinker) else getattr(network, "thinker", None)
+
+
+def wrong_views(network):
+    """How many views the agent answers wrongly; None for an agent that does not think."""
+    thinker = thinker_of(network)
+    if thinker is None:
+        return None
+    return int(model.wrong_views(thinker).sum())

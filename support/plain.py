@@ -13,7 +13,7 @@ import torch.nn as nn
 
 from maze import along
 from model import zeros
-from support.errors import UserError
+from support.processes import UserError
 
 
 def images(mazes):

@@ -1,4 +1,4 @@
-"""The processes of a run: those that torchrun started, the lock of its folder, and signals."""
+"""The processes of a run, the lock of its folder, signals, and how a command ends."""
 
 import contextlib
 import os
@@ -9,8 +9,6 @@ import sys
 
 import torch
 import torch.distributed
-
-from support.errors import UserError
 
 # Set by torchrun: which process this is, and of how many.
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -185,3 +183,46 @@ def attempt(path, function, *arguments) -> bool:
         say(f"warning: {path} could not be written: {' '.join(reason.split())}")
         return False
     return True
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the message says what was wrong and what would be right."""
+
+
+def lacks_memory(error):
+    lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)
+
+
+def exit_status(command, settings, verb):
+    """What command() returns, or 0; or 2, and one line on what went wrong, if that is for the user.
+
+    settings(): main.py's constants as they stand. verb: "train", "solve" or "prove".
+    """
+    status = 2
+    try:
+        return command() or 0
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        message = (
+            f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        names = "BSZ", "GRID", "MAZE_CACHE_SIZE", "REPLAY_SIZE"
+        now = ", ".join(f"{name} (now {settings()[name]})" for name in names)
+        cure = f"lower one of {now}" if verb == "train" else f"it is too much for {verb}"
+        message = f"memory ran out: {cure}"
+    except KeyboardInterrupt:
+        message = "stopped at once" if verb == "train" else f"{verb} was stopped"
+        status = 130
+        path = os.path.join(settings()["OUT_DIR"], "checkpoint.pt")
+        if verb == "train" and os.path.exists(path):
+            message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -1,4 +1,4 @@
-"""The end of a run: its figures, on the screen and in summary.json, and its pictures."""
+"""The end of a run: its figures, what is proved, and its pictures; and `python main.py prove`."""
 
 import copy
 import itertools
@@ -12,11 +12,14 @@ import torch
 
 import maze
 import model
-from support import metrics, pictures, proof
+from support import metrics, pictures
 from support.files import replacing
 from support.metrics import average
-from support.processes import attempt, say
+from support.processes import UserError, attempt, say
 from support.run import parameters
+
+SIGNS = "#-=+"  # a wall; farther from the goal, as far, nearer
+ACTIONS = "up", "down", "left", "right"
 
 
 def report(reporter, network, record, packed, evaluate, rollout):
@@ -76,7 +79,7 @@ def report(reporter, network, record, packed, evaluate, rollout):
         f"{summary['optimal']:.4f}, spl {summary['spl']:.4f}, q_error {summary['q_error']:.1e}"
     )
     if wrong is not None:
-        say("\n".join(proof.sentences(network, wrong)))
+        say("\n".join(sentences(network, wrong)))
     write_summary(path, summary, record)
     if not reporter.saved:
         reporter.save()
@@ -158,3 +161,61 @@ def values_by_look(thinker, mazes, most):
         if before is not None and torch.equal(view, before):
             break
         before = view
+
+
+# --------------------------------------------------------------------------------------------------
+# The proof, in words
+
+
+def prove(network) -> int:
+    """Prints what is proved of the agent: 0 if all views are right, else 1, and shows a few."""
+    if (wrong := metrics.wrong_views(network)) is None:
+        raise UserError(
+            "this agent does not think, so nothing can be proved of it; choose THINK=True, and "
+            "VISION=0 or MEMORY=map"
+        )
+    for line in sentences(network, wrong, most=3):
+        print(line)
+    return int(wrong > 0 or metrics.thinker_of(network).most_looks > 0)
+
+
+def sentences(network, wrong, most=1):
+    """Lines that say what is proved; or show `most` of the wrong views."""
+    thinker = metrics.thinker_of(network)
+    if wrong:
+        yield f"not proved: {wrong:,} of the {model.VIEWS:,} things that a cell can see are wrong"
+        wrongly = model.wrong_views(thinker).nonzero()[:most, 0]
+        for view in wrongly.tolist():
+            yield picture(thinker, view)
+    elif thinker.most_looks:
+        yield (
+            f"all {model.VIEWS:,} views are right, but LOOKS={thinker.most_looks} ends its "
+            "thinking: goals farther away than that are not found"
+        )
+    elif network is thinker:
+        yield (
+            f"proved: of the {model.VIEWS:,} different things that a cell can see, it answers "
+            "every one right; so it walks every maze, of any size, by a shortest path"
+        )
+    else:
+        yield (
+            f"proved for its planner: all {model.VIEWS:,} views are right, so it plans a shortest "
+            "path on its map; but what it has not seen yet it takes for open"
+        )
+
+
+def picture(thinker, view: int) -> str:
+    """A view as text, 3x3, with what the network says and what would be right."""
+    digit = [SIGNS[view // 4**k % 4] for k in range(8)]
+    rows = [digit[:3], [digit[3], "o", digit[4]], digit[5:]]
+    right = model.backup(thinker.planes)[:, view]
+    said = ", ".join(f"{a} {q:+.2f}" for a, q in zip(ACTIONS, thinker.table[:, view].tolist()))
+    wanted = ", ".join(f"{a} {q:+.0f}" for a, q in zip(ACTIONS, right.tolist()))
+    went, change = ACTIONS[int(thinker.action[view])], int(thinker.change[view])
+    ways = " or ".join(a for a, q in zip(ACTIONS, right) if q == right.max())
+    notes = (
+        f"it says Q - V: {said}; V changes by {change:+d}, it goes {went}",
+        f"right is:      {wanted}; V changes by {int(right.max()):+d}, it goes {ways}",
+        "(o: the cell; #: wall; + nearer to the goal, = as far, - farther)",
+    )
+    return "\n".join(f"    {' '.join(row)}    {note}" for row, note in zip(rows, notes))

@@ -8,12 +8,10 @@ from typing import NamedTuple
 import torch
 
 from support import pictures, processes
-from support.adam import Adam
 from support.agents import returns
-from support.errors import UserError
 from support.files import load_checkpoint, replacing, save_checkpoint
-from support.processes import attempt, columns, say
-from support.replay import Replay
+from support.learning import Adam, Replay
+from support.processes import UserError, attempt, columns, say
 from support.settings import kinds_of_agent, plot_file
 
 # What a run may be resumed with, though it was begun with other values.

@@ -8,8 +8,8 @@ import os
 
 from model import CORES
 from support.agents import MEMORIES
-from support.errors import UserError
 from support.plain import NETWORKS
+from support.processes import UserError
 
 WHOLE = (
     "GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "

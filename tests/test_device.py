@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import main
 import maze
 from support import files, pictures
-from support.adam import Adam
+from support.learning import Adam
 
 RUNS = [
     "MODEL=mlp CURRICULUM=linear GOAL=corner",

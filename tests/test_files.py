@@ -13,8 +13,8 @@ import main
 import maze
 from support import files, settings
 from support.agents import build
-from support.errors import UserError
 from support.files import CHECKPOINT_FORMAT, load_checkpoint, save_checkpoint
+from support.processes import UserError
 from support.settings import HELD_OUT_SEED
 
 

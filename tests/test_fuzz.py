@@ -15,8 +15,8 @@ import main
 import maze
 from support import mazefile, settings
 from support.agents import build
-from support.errors import UserError
 from support.files import load_checkpoint, save_checkpoint
+from support.processes import UserError
 
 ODD = "0 -0 1 -1 2 0.5 1e3 1e-400 1e400 -1e9 nan inf -inf 0x10 1_000 1__0 _1 +1 ٣ ² ½ True FALSE"
 ODD = [*ODD.split(), "None", "[]", "cnn", "off", "auto", "uniform", "map", "=", "a=b", "%s", "{}"]

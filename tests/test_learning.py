@@ -11,8 +11,7 @@ from scipy.stats import binomtest, chisquare
 import main
 import maze
 import model
-from support.adam import Adam
-from support.replay import minibatches
+from support.learning import Adam, minibatches
 
 
 def seeded(seed=0):

@@ -15,9 +15,8 @@ import main
 import maze
 import model
 from support import agents, files, metrics, plain, processes, report, run
-from support.adam import Adam
 from support.files import load_checkpoint
-from support.replay import Replay
+from support.learning import Adam, Replay
 
 FULL_MARKS = dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
 

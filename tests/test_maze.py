@@ -9,7 +9,7 @@ from scipy.stats import binomtest, chisquare
 
 import maze
 from support import mazefile, metrics
-from support.errors import UserError
+from support.processes import UserError
 
 
 def seeded(seed=0):

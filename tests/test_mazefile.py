@@ -16,8 +16,8 @@ from test_runs import exact
 
 import main
 from support import mazefile
-from support.errors import UserError
 from support.files import save_checkpoint
+from support.processes import UserError
 
 H, W = 5, 7  # rooms
 

@@ -11,8 +11,8 @@ from test_runs import RETURNS, Forked, exact, quick, runs, summary_of  # noqa: F
 import main
 from support import processes, settings
 from support.agents import build
-from support.errors import UserError
 from support.files import load_checkpoint
+from support.processes import UserError
 
 if not torch.distributed.is_available():
     pytest.skip("this torch can't join processes", allow_module_level=True)

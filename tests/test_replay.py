@@ -6,8 +6,7 @@ from scipy.stats import binomtest, chisquare
 
 import main
 import maze
-from support.adam import Adam
-from support.replay import Replay, minibatches
+from support.learning import Adam, Replay, minibatches
 
 
 def seeded(seed=0):

@@ -25,9 +25,9 @@ from PIL import Image
 
 import main
 import model
-from support import files, lazy, pictures, processes, run
-from support.adam import Adam
+from support import agents, files, pictures, processes, run
 from support.files import load_checkpoint
+from support.learning import Adam
 
 if sys.platform != "linux":
     pytest.skip("runs are killed and starved in the ways of Linux", allow_module_level=True)
@@ -70,7 +70,7 @@ def exact(looks=0):
     core.q.bias.fill_(-1)
     for action, cell in enumerate((1, 6, 3, 4)):  # of the eight, row by row
         core.q.weight[action, 8 + cell] = 1
-    return model.Thinker(core, looks, lazy.think).eval()
+    return model.Thinker(core, looks, agents.think_lazily).eval()
 
 
 def right_answers():
@@ -254,7 +254,7 @@ def test_only_a_proof_ends_a_run_before_its_time(quick, monkeypatch, settings, e
 
 def test_a_run_is_proved_only_where_it_is_evaluated(quick, monkeypatch):
     wrong = iter([5, 0, 0, 0])  # right after its second batch; the fourth is evaluated again
-    monkeypatch.setattr(main.proof, "wrong_views", lambda network: next(wrong))
+    monkeypatch.setattr(main.metrics, "wrong_views", lambda network: next(wrong))
     monkeypatch.setattr(main, "build", lambda settings: exact())
     assert runs(quick / "out", "MODEL=linear", "EVAL_EVERY=3") == 0
     assert summary_of(quick / "out")["episodes"] == 4 * 32

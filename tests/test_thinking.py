@@ -12,7 +12,7 @@ import torch
 import main
 import maze
 import model
-from support import lazy, proof
+from support import agents, metrics, report
 from support.agents import build, recall
 
 SQUARE = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # row by row
@@ -174,20 +174,20 @@ def test_one_wrong_view_is_found_and_shown(proved, drawing, capsys):
     view, (right, ways) = view_of(drawing), KINDS[drawing]
     only = torch.zeros(model.VIEWS, dtype=torch.bool)
     only[view] = True
-    assert proof.report(proved) == 0 and proof.wrong_views(proved) == 0
+    assert report.prove(proved) == 0 and metrics.wrong_views(proved) == 0
     assert proved.change[view] == right and list(MOVES)[proved.action[view]] in ways
     for change in {*range(-9, 10)} - {right}:
         wrong = copy.deepcopy(proved)
         wrong.change[view] = change
         assert torch.equal(model.wrong_views(wrong), only)
-        assert proof.report(wrong) == 1
+        assert report.prove(wrong) == 1
     for action, name in enumerate(MOVES):
         wrong = copy.deepcopy(proved)
         wrong.action[view] = action
-        assert proof.wrong_views(wrong) == proof.report(wrong) == (name not in ways)
+        assert metrics.wrong_views(wrong) == report.prove(wrong) == (name not in ways)
     wrong.change[view], wrong.action[view] = right - 1, 0
     capsys.readouterr()
-    assert proof.report(wrong) == 1
+    assert report.prove(wrong) == 1
     said = capsys.readouterr().out
     assert "1 of the 65,536" in said and f"V changes by {right - 1:+d}, it goes up" in said
     assert f"V changes by {right:+d}, it goes {' or '.join(ways)}\n" in said
@@ -217,7 +217,7 @@ def test_a_network_with_one_wrong_view_fails_where_it_is_seen(proved):
     dead_end = view_of("###/#o=/###")
     changes.change[dead_end], changes.action[dead_end] = 0, 0  # to bump is as good as to go
     for network, fails in ((proved, False), (actions, True), (changes, True)):
-        assert proof.wrong_views(network) == fails
+        assert metrics.wrong_views(network) == fails
         ends = [main.rollout(network, mazes, 6)[0].cells[-1].item() for mazes in (there, back)]
         assert (ends == [6, 0]) != fails
 
@@ -225,7 +225,7 @@ def test_a_network_with_one_wrong_view_fails_where_it_is_seen(proved):
 def test_a_network_that_says_no_number_is_not_proved(proved):
     with torch.no_grad():
         proved.core.q.bias.fill_(torch.nan)
-    assert proof.wrong_views(proved.eval()) > 0
+    assert metrics.wrong_views(proved.eval()) > 0
 
 
 # Thinking
@@ -274,7 +274,7 @@ def test_with_k_looks_the_cells_within_k_steps_know_the_way(proved, looks):
     nearer = model.planes_of(thoughts.view.flatten())[1, list(MOVES.values())].amax(0) > 0
     assert not nearer.view(away.shape)[beyond].any()
     assert within.any() and (beyond.any() or looks > 20)
-    assert proof.report(limited) == 1
+    assert report.prove(limited) == 1
 
 
 @pytest.mark.parametrize("farthest", [1, 3, 10])
@@ -334,7 +334,7 @@ def test_lazy_thinking_is_thinking_number_for_number(proved_run):
     for mazes, (name, change) in itertools.product(mazes_of_all_kinds(), tables.items()):
         for most in (0, 1, 2, 5, 79, 80):
             slow, before = model.think(change, mazes.walls, mazes.goal, most), slow
-            fast = lazy.think(change, mazes.walls, mazes.goal, most)
+            fast = agents.think_lazily(change, mazes.walls, mazes.goal, most)
             assert all(map(torch.equal, slow, fast)), (mazes.walls.shape, name, most)
             assert [x.dtype for x in fast] == [torch.int32] * 2
         restless |= set() if torch.equal(before[1], slow[1]) else {name}
@@ -419,7 +419,7 @@ def test_linear_core_can_be_the_backup_itself():
     network.core.q.bias.fill_(-1)
     for action, k in enumerate(MOVES.values()):
         network.core.q.weight[action, 8 + k] = 1
-    assert proof.wrong_views(network.eval()) == 0
+    assert metrics.wrong_views(network.eval()) == 0
     mazes = next(mazes_of_all_kinds())
     away = steps_to_goal(mazes)
     error = network.begin(mazes).q() - maze.optimal_q(mazes, away)

@@ -16,8 +16,8 @@ from test_runs import exact, quick, runs  # noqa: F401
 import main
 import model
 from support import mazefile, pictures, plain, processes, settings
-from support.errors import UserError
 from support.files import load_checkpoint, save_checkpoint
+from support.processes import UserError
 
 VALUES = dict(
     SHAPING=["none", "manhattan", "oracle"],

@@ -95,6 +95,8 @@ FIRST = (
     "EPSILON=0.3",
     "REPLAY=uniform",
     "REPLAY=prioritized",
+)
+SPEED = (
     "UPDATES=4",
     "UPDATES=64",
     "BSZ=256",
@@ -121,7 +123,7 @@ DQN = (
 AGENTS = {
     "plain": dict(
         own="THINK=False MODEL=cnn GRID=10 NUM_EPISODES=15360",
-        turned=("WIDTH=4", "WIDTH=32", "LOOKS=8", "LOOKS=16"),
+        turned=(*SPEED, "WIDTH=4", "WIDTH=32", "LOOKS=8", "LOOKS=16"),
         built_in={
             "layers of their own": OwnLayers,
             "the maze is shown once": OutOfSight,

@@ -66,7 +66,9 @@ def of_run(settings, agents, arguments):
     own = {}
     for kind in kinds_of_agent(settings | given):
         own |= agents.get(kind, {})
-    return settings | own | given
+    found = settings | own | given
+    paths = "OUT_DIR", "CHECKPOINT", "PLOT_FILE"
+    return found | {name: os.path.expanduser(found[name]) for name in paths}
 
 
 def split(arguments, usage="", solving=""):
@@ -115,8 +117,7 @@ def read(settings, argument):
     old = settings[name]
     try:
         if isinstance(old, str):
-            paths = "OUT_DIR", "CHECKPOINT", "PLOT_FILE"
-            return name, os.path.expanduser(text) if name in paths else text
+            return name, text
         if isinstance(old, bool):
             return name, {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if isinstance(old, float):

@@ -113,7 +113,7 @@ AGENTS = {
     "map": dict(NUM_EPISODES=10_240),
     "window": PLAIN | dict(MAX_EP_LENGTH=200, LR=0.002, UPDATES=20, HUBER=0.5, EPSILON=0.5,
                            CURRICULUM_SUCCESS=0.5, NUM_EPISODES=51_200),
-    "window trail": dict(UPDATES=40),
+    "window trail": dict(UPDATES=40, LR=0.001),
 }
 # fmt: on
 

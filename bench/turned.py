@@ -135,7 +135,7 @@ AGENTS = {
     ),
     "trail": dict(
         own="VISION=2 MEMORY=trail NUM_EPISODES=20480",
-        turned=("WIDTH=16", "VISION=1", "VISION=3", "COMPASS=False", "MAX_EP_LENGTH=100"),
+        turned=("LR=0.003", "WIDTH=16", "COMPASS=False", "MAX_EP_LENGTH=100"),
         built_in={
             "how often, not how lately": HowOften,
             "how lately, not how often": HowLately,

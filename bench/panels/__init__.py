@@ -101,9 +101,16 @@ class Table(nn.Module):
         flat += torch.where(number > 0, rate * (mean.to(flat.dtype) - flat), 0)
 
 
+def axes_of(figure, n, **how):
+    """n axes side by side in a panel, under its question and above its sentence."""
+    room = dict(left=0.62 / figure.bbox.width * 140, right=1 - 0.12 / figure.bbox.width * 140)
+    room |= dict(bottom=0.27, top=0.78, wspace=0.16 if how.get("sharey") else 0.28)
+    return figure.subplots(1, n, gridspec_kw=room | how.pop("room", {}), **how)
+
+
 def label(axes, x, y, text, colour="#333333", **how):
     """Text at a point, on a ground that keeps it legible."""
-    how = dict(fontsize=8.5, color=colour, va="center") | how
+    how = dict(fontsize=10.5, color=colour, va="center") | how
     ground = dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.8)
     axes.text(x, y, text, bbox=ground, zorder=5, **how)
 

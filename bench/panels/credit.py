@@ -7,7 +7,7 @@ import torch
 import main
 import maze
 import model
-from panels import COLOURS, Table, band, constants, dashed, label
+from panels import COLOURS, Table, axes_of, band, constants, dashed, label
 
 QUESTION = "How fast does credit travel?"
 PREDICTION = "dashed: P(Binomial(d − 1, 1 − λ) < syncs) > ½, so 1/(1 − λ) cells a sync"
@@ -100,7 +100,7 @@ def traced(lam, epsilon):
 
 
 def measure(fast, seeds):
-    syncs = 20 if fast else 50
+    syncs = 50
     with constants(REWARD):
         found = {name: torch.stack([by_syncs(*way, syncs, seed) for seed in range(seeds)])
                  for name, way in WAYS.items()}  # fmt: skip
@@ -125,7 +125,7 @@ def checks(data):
 
 
 def draw(figure, data):
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = axes_of(figure, 2, sharey=True)
     x = torch.arange(len(data["predicted"]["λ = 0"]))
     for (name, runs), colour in zip(data["found"].items(), COLOURS):
         band(left, x, runs.float(), colour, lw=2.5)
@@ -134,17 +134,17 @@ def draw(figure, data):
         band(right, x, runs.float(), colour, lw=2.5)
         dashed(right, x, (ORDERS[name] * x).clamp(max=CELLS - 1), "black")
     left.set(xlabel="target syncs", ylabel="cells that know of the goal", ylim=(-2, 70))
-    right.set(xlabel="passes over the steps, no target network", ylim=(-2, 70))
+    right.set(xlabel="passes, no target network", ylim=(-2, 70))
     for name, place, colour in zip(WAYS, [(30, 24), (20, 33), (6.5, 50), (1, 64.5)], COLOURS):
-        label(left, *place, name, colour, ha="left")
-    label(left, 15.5, 64.5, "λ = 0.9, a fifth of all\nactions at random", COLOURS[4], ha="left")
-    label(right, 30, 24, "replayed\nforwards", COLOURS[0], ha="left")
-    label(right, 1, 64.5, "backwards", COLOURS[2], ha="left")
-    label(right, 21, 50, "at random", COLOURS[1], ha="left")
+        label(left, *place, name, colour)
+    label(left, 15.5, 64.5, "λ = 0.9, a fifth of all\nactions at random", COLOURS[4])
+    label(right, 30, 24, "replayed\nforwards", COLOURS[0])
+    label(right, 1, 64.5, "backwards", COLOURS[2])
+    label(right, 21, 50, "at random", COLOURS[1])
 
 
 def sentence(data):
     return (
-        "One-step targets carry news one cell a sync, λ carries it 1/(1 − λ) cells;\n"
+        "One-step targets carry news one cell a sync, λ carries it 1/(1 − λ) cells; "
         "every action that is not greedy cuts the trace."
     )

@@ -5,13 +5,13 @@ import torch
 import main
 import maze
 import model
-from panels import COLOURS, Table, arrived, band, constants, half_at, label, some_mazes
+from panels import COLOURS, Table, arrived, axes_of, band, constants, half_at, label, some_mazes
 
 QUESTION = "Can the reward be farmed?"
 PREDICTION = "dashed: walking to and fro beats the goal if bonus > (1 − γ)/γ, at any distance"
 REWARD = "THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 GOAL_REWARD=1 GAMMA=0.9"
 GAMMAS = 0.8, 0.95
-BONUSES = (0, *(2.0 ** (k / 2) for k in range(-16, 9)))
+BONUSES = (0, *(2.0 ** (k / 2) for k in range(-14, 7)))
 GRID, SHARED, STEPS = 8, 8, 20  # a batch: 8 episodes of 20 steps in each maze
 KINDS = {"every move": COLOURS[1], "NOVELTY": COLOURS[2], "SHAPING": COLOURS[0]}
 
@@ -60,7 +60,7 @@ def success(kind, gamma, seed, n, batches, bonuses=BONUSES):
 
 
 def measure(fast, seeds):
-    n, batches = (12, 200) if fast else (24, 500)
+    n, batches = (12, 200) if fast else (16, 300)
     bonuses = BONUSES[::3] if fast else BONUSES
     found = {}
     with constants(REWARD):
@@ -76,13 +76,14 @@ def checks(data):
     rows = [(f"γ = {gamma}, a bonus for every move: half of the agents farm from",
              threshold(gamma), half_at(x, found.mean(0)[1:]))
             for (gamma, kind), found in data["found"].items() if kind == "every move"]  # fmt: skip
-    return rows + [(f"γ = {gamma}, SHAPING of any size: least success", 1, found.min().item())
-                   for (gamma, kind), found in data["found"].items() if kind == "SHAPING"]  # fmt: skip
+    least = {gamma: data["found"][gamma, "SHAPING"].min().item() for gamma, _ in data["found"]}
+    return rows + [(f"γ = {gamma}, SHAPING of any size: least success", 1, success)
+                   for gamma, success in least.items()]  # fmt: skip
 
 
 def draw(figure, data):
     gammas = sorted({gamma for gamma, _ in data["found"]})
-    for axes, gamma in zip(figure.subplots(1, len(gammas), sharey=True, squeeze=False)[0], gammas):
+    for axes, gamma in zip(axes_of(figure, len(gammas), sharey=True, squeeze=False)[0], gammas):
         axes.axvline(threshold(gamma), color="black", ls=(0, (4, 2)), lw=1.2)
         for kind, colour in KINDS.items():
             runs = data["found"][gamma, kind][:, 1:]
@@ -92,13 +93,13 @@ def draw(figure, data):
     first = figure.axes[0]
     first.set_ylabel("success")
     label(first, 0.95 * threshold(gammas[0]), 0.12, "predicted", "black", ha="right")
-    label(first, 0.05, 1.06, "SHAPING (× bonus)", KINDS["SHAPING"], ha="left")
-    label(first, 0.005, 0.5, "for every\nmove", KINDS["every move"], ha="left")
-    label(first, 1, 0.6, "NOVELTY:\nonce a cell", KINDS["NOVELTY"], ha="left")
+    label(first, 0.05, 1.06, "SHAPING (× bonus)", KINDS["SHAPING"])
+    label(first, 0.012, 0.5, "for every\nmove", KINDS["every move"])
+    label(first, 1, 0.6, "NOVELTY:\nonce a cell", KINDS["NOVELTY"])
 
 
 def sentence(data):
     return (
-        "A bonus that can be had again is farmed once it is worth (1 − γ)/γ goals.\n"
+        "A bonus that can be had again is farmed once it is worth (1 − γ)/γ goals. "
         "Shaping by a potential cancels on the way back: no size of it harms."
     )

@@ -7,12 +7,14 @@ import torch
 
 import main
 import maze
-from panels import COLOURS, constants, label, some_mazes
+from panels import COLOURS, axes_of, constants, some_mazes
 from support.agents import window
 from support.pictures import pyplot
 
 QUESTION = "What does memory buy?"
-PREDICTION = "dashed: an explorer written by hand that knows as much (trail, gru: depth-first search)"
+PREDICTION = (
+    "dashed: an explorer written by hand that knows as much (trail, gru: depth-first search)"
+)
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "results")
 RADIUS = 2
 # What each agent can know at best, and by which row of explorers.md that is measured.
@@ -103,13 +105,13 @@ def checks(data):
 
 def draw_place(axes, mazes, cell):
     """A maze, the window around the cell, and the way to the goal."""
-    w, walls = mazes.walls.shape[1], mazes.walls[..., 0]
+    w = mazes.walls.shape[1]
     moves = maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal)).argmax(0)
     start = torch.tensor([cell])
     way = maze.walk(maze.move_table(mazes, moves.to(torch.uint8)), start, torch.full((300, 1), 4))
     y, x = way[:, 0] // w, way[:, 0] % w
-    picture = torch.where(walls, 0.72, 1.0)
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    picture = torch.where(maze.padded(mazes.walls, 9, True)[..., 0], 0.75, 1.0)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(-9.5, w + 8.5, w + 8.5, -9.5))
     axes.plot(x, y, color=COLOURS[0], lw=2)
     axes.plot(x[0], y[0], "o", color=COLOURS[0], ms=6)
     axes.plot(x[-1], y[-1], "*", color=COLOURS[1], ms=11)
@@ -117,12 +119,12 @@ def draw_place(axes, mazes, cell):
     box = dict(fill=False, ec=COLOURS[2], lw=2.5, zorder=4)
     corner = float(x[0]) - side / 2, float(y[0]) - side / 2
     axes.add_patch(pyplot().Rectangle(corner, side, side, **box))
-    axes.set(xticks=[], yticks=[], xlim=(-2.7, w + 1.7), ylim=(w + 1.7, -2.7))
-    axes.set_frame_on(False)
+    across, down = (float(z.min() + z.max()) / 2 for z in (x, y))
+    axes.set(xlim=(across - 6, across + 6), ylim=(down + 6, down - 6), xticks=[], yticks=[])
 
 
 def draw(figure, data):
-    left, first, second = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
+    left, first, second = axes_of(figure, 3, room=dict(wspace=0.05, width_ratios=[1.25, 1, 1]))
     for y, (memory, colour) in enumerate(COLOUR.items()):
         median, worst = data["window"][f"MEMORY={memory}"]["success"]
         left.barh(y, median, color=colour, alpha=0.85, height=0.62)
@@ -131,15 +133,15 @@ def draw(figure, data):
         left.plot([at, at], [y - 0.42, y + 0.42], color="black", ls=(0, (3, 1.5)), lw=1.6)
     left.set(yticks=range(len(KNOWS)), xlim=(0, 1), ylim=(3.6, -0.6), xlabel="success")
     left.set_yticklabels(KNOWS)
-    left.set_title("MEMORY =", loc="left")
+    left.set_title("MEMORY =")
     for axes, (mazes, cell) in zip((first, second), data["pair"]):
         draw_place(axes, mazes, cell)
-    first.set_title("what it sees is the same;", loc="left")
-    second.set_title("what is right is opposite", loc="left")
+    first.set_title("looks the same ...")
+    second.set_title("... needs the opposite")
 
 
 def sentence(data):
     return (
-        "Two places look the same and need opposite moves: without a memory one of the two is\n"
+        "Two places look the same and need opposite moves: without a memory one of the two is "
         "wrong, and no network is large enough. What is remembered counts, not how."
     )

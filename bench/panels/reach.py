@@ -4,8 +4,18 @@ import torch
 
 import maze
 from panels import (
-    COLOURS, arrived, band, constants, crossing, dashed, label, mean_by, some_mazes, trained,
-)  # fmt: skip
+    COLOURS,
+    arrived,
+    axes_of,
+    band,
+    constants,
+    crossing,
+    dashed,
+    label,
+    mean_by,
+    some_mazes,
+    trained,
+)
 
 QUESTION = "How far can it see in so many looks?"
 PREDICTION = "dashed: 1 if d ≤ LOOKS;  P(d − corners ≤ rounds + 1)"
@@ -74,7 +84,7 @@ def checks(data):
 
 
 def draw(figure, data):
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, right = axes_of(figure, 2, sharey=True)
     d = torch.arange(FAR)
     for (looks, runs), colour in zip(data["thinker"].items(), COLOURS):
         band(left, d, runs, colour, lw=2)
@@ -86,12 +96,12 @@ def draw(figure, data):
         at = crossing(d[1:].tolist(), data["predicted"][rounds][1:].tolist())
         label(right, at + 0.5, 1.08, f"{rounds}", colour, ha="center")
     left.set(xlabel="steps to the goal", ylabel="success", title="thinks, LOOKS =")
-    right.set(xlabel="steps to the goal", title="plain CNN, LOOKS =", xlim=(0, 40))
+    right.set(xlabel="steps to the goal", title="plain CNN, LOOKS =", xlim=(0, 32))
     left.set(ylim=(-0.04, 1.18), xlim=(0, 60))
 
 
 def sentence(data):
     return (
-        "A look, or a round, carries news one cell: what is farther than LOOKS is not there.\n"
+        "A look, or a round, carries news one cell: what is farther than LOOKS is not there. "
         "The CNN saves a step at each corner, and needs more training than rounds to use it."
     )

@@ -7,8 +7,19 @@ import torch
 import main
 import maze
 from panels import (
-    COLOURS, Table, arrived, band, constants, crossing, dashed, label, mean_by, some_mazes, trained,
-)  # fmt: skip
+    COLOURS,
+    Table,
+    arrived,
+    axes_of,
+    band,
+    constants,
+    crossing,
+    dashed,
+    label,
+    mean_by,
+    some_mazes,
+    trained,
+)
 
 QUESTION = "Will a random walk ever see the reward?"
 PREDICTION = "dashed: a power of the transition matrix, P^T(start, goal)"
@@ -95,34 +106,34 @@ def checks(data):
 
 
 def draw(figure, data):
-    left, middle, right = figure.subplots(1, 3)
+    left, middle, right = axes_of(figure, 3)
     d = torch.arange(FAR)
-    for (name, (exact, measured)), colour in zip(data["chance"].items(), COLOURS):
+    for (exact, measured), colour in zip(data["chance"].values(), COLOURS):
         left.plot(d, measured.nanmean(0), "o", color=colour, ms=3.5)
         dashed(left, d, exact.nanmean(0), colour)
     left.set(xlim=(0, 25), xlabel="steps to the goal", title="random walks that arrive")
-    label(left, 6.3, 0.5, "mazes", COLOURS[1], ha="left")
-    label(left, 1.2, 0.22, "empty\nhalls", COLOURS[0], ha="left")
+    label(left, 6.3, 0.5, "mazes", COLOURS[1])
+    label(left, 1.2, 0.22, "empty\nhalls", COLOURS[0])
     left.set_ylabel(f"chance, in {STEPS} steps")
-    for (name, (expected, counted)), colour in zip(data["pays"].items(), COLOURS[2:]):
+    for (expected, counted), colour in zip(data["pays"].values(), COLOURS[2:]):
         shown = expected.mean(0) > 0
         middle.plot(d[shown], counted.mean(0)[shown].clamp(min=1e-9), "o", color=colour, ms=3.5)
         dashed(middle, d[shown], expected.mean(0)[shown], colour)
     middle.set(yscale="log", ylim=(0.1, 400), xlim=(0, 25), xlabel="steps to the goal")
     middle.set(title=f"of {main.BSZ:,} in a batch")
-    label(middle, 1, 0.32, "no curriculum", COLOURS[2], ha="left")
-    label(middle, 10, 22, "curriculum\nat level 0.2", COLOURS[3], ha="left")
-    label(middle, 6.5, 150, "at level 0.05", COLOURS[4], ha="left")
-    for (curriculum, runs), colour in zip(data["learned"].items(), COLOURS[2:]):
+    label(middle, 1, 0.32, "no curriculum", COLOURS[2])
+    label(middle, 10, 22, "curriculum\nat level 0.2", COLOURS[3])
+    label(middle, 6.5, 150, "at level 0.05", COLOURS[4])
+    for runs, colour in zip(data["learned"].values(), COLOURS[2:]):
         band(right, torch.arange(FAR // 4) * 4 + 2, runs.float(), colour, lw=2)
     right.set(xlabel="steps to the goal", ylim=(-0.04, 1.15))
     right.set(title=f"CNN after {data['batches']} batches")
-    label(right, 18, 0.3, "curriculum off", COLOURS[2], ha="left")
-    label(right, 18, 1.08, "adaptive", COLOURS[3], ha="left")
+    label(right, 18, 0.3, "curriculum off", COLOURS[2])
+    label(right, 18, 1.08, "adaptive", COLOURS[3])
 
 
 def sentence(data):
     return (
-        "A random walk of T steps finds a goal √T/2 cells away every other time and one 2√T away\n"
+        "A random walk of T steps finds a goal √T/2 cells away every other time and one 2√T away "
         "hardly ever: begin near the goal, and move away as success comes."
     )

@@ -61,7 +61,7 @@ def page(path, data):
         for i, ((name, panel), (place, wide)) in enumerate(zip(PANELS.items(), places)):
             heading(place, wide, f"{i + 1}. {panel.QUESTION}", panel.PREDICTION)
             panel.draw(place, data[name])
-            words = textwrap.fill(panel.sentence(data[name]), int(10.4 * wide))
+            words = textwrap.fill(panel.sentence(data[name]), int(9.9 * wide))
             place.text(0.2 / wide, 0.135, words, va="top", size=11.5, color="#1f3a5f",
                        weight="bold", linespacing=1.25)  # fmt: skip
         score(*places[-1], data)

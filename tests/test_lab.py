@@ -116,6 +116,28 @@ def test_king_steps_are_those_of_a_graph():
     assert all(found[place] == steps for place, steps in right.items())
 
 
+def test_way_is_known_where_all_others_end_in_sight():
+    mazes, distance = mazes_of(2, 8)
+    needs = reach.way_is_known(mazes)
+    for lane in range(2):
+        tree = nx.grid_graph((8, 8)).subgraph(
+            map(tuple, (~mazes.walls[..., lane]).nonzero().tolist())
+        )
+        goal = divmod(mazes.goal[lane].item(), 8)
+        for here in tree:
+            if here == goal:
+                continue
+            one = mazes.select(torch.tensor([lane]))._replace(
+                goal=torch.tensor([here[0] * 8 + here[1]])
+            )
+            king = reach.king_steps(one)[..., 0]  # from here, as well as to here
+            onward = nx.shortest_path(tree, here, goal)[1]
+            rest = tree.subgraph(set(tree) - {onward})
+            others = nx.node_connected_component(rest, here)
+            farthest = max(king[place].item() for place in others)
+            assert needs[here[0], here[1], lane] == min(king[goal].item() - 1, farthest)
+
+
 @pytest.mark.parametrize("gamma", [0.8, 0.95])
 def test_farming_pays_from_the_threshold_on(gamma):
     """Value iteration, with the rewards of maze.rewards and the bonus for every move."""

@@ -99,7 +99,7 @@ def networks(fast, seeds):
         for seed in range(min(seeds, 3)):
             rows.append([])
             for horizon in NETWORKS[:: 2 if fast else 1]:
-                own = f"GAMMA={1 - 1 / horizon} NUM_EPISODES={4096 if fast else 12288} SEED={seed}"
+                own = f"GAMMA={1 - 1 / horizon} NUM_EPISODES={4096 if fast else 10240} SEED={seed}"
                 with constants(REWARD, words, own):
                     rows[-1].append(arrived(trained(), mazes, GRID * GRID).mean())
         found[credit] = torch.tensor(rows)
@@ -107,7 +107,7 @@ def networks(fast, seeds):
 
 
 def measure(fast, seeds):
-    mazes, distance = some_mazes(400 if fast else 2000, GRID, 0)
+    mazes, distance = some_mazes(400 if fast else 1000, GRID, 0)
     horizons = HORIZONS[::2] if fast else HORIZONS
     far = maze.shortest(mazes, distance)
     data = dict(horizons=horizons, relative={}, absolute={}, networks=networks(fast, seeds))

@@ -24,7 +24,7 @@ from panels import (
 QUESTION = "Will a random walk ever see the reward?"
 PREDICTION = "dashed: a power of the transition matrix, P^T(start, goal)"
 FAR, STEPS = 60, 100
-PLAIN = "THINK=False MODEL=cnn GRID=16 EVAL_MAZES=256 EVAL_EVERY=1000 MAZE_CACHE_SIZE=4096"
+PLAIN = "THINK=False MODEL=cnn EVAL_MAZES=256 EVAL_EVERY=1000 MAZE_CACHE_SIZE=4096"
 LEVELS = {"no curriculum": 1.0, "level 0.2": 0.2, "level 0.05": 0.05}
 
 
@@ -70,8 +70,8 @@ def pays(level, batches, seed):
 
 def learned(curriculum, batches, seed):
     """The plain CNN's success by distance, after so many batches."""
-    mazes, distance = some_mazes(1000, 16, seed)
-    own = f"CURRICULUM={curriculum} NUM_EPISODES={batches * 1024} SEED={seed}"
+    mazes, distance = some_mazes(1000, 10, seed)
+    own = f"GRID=10 CURRICULUM={curriculum} NUM_EPISODES={batches * 1024} SEED={seed}"
     with constants(PLAIN, own):
         won = arrived(trained(), mazes, STEPS)
     means, number = mean_by(maze.shortest(mazes, distance) // 4, won, FAR // 4)
@@ -80,13 +80,13 @@ def learned(curriculum, batches, seed):
 
 def measure(fast, seeds):
     some = range(seeds)
-    walks = 4096 if fast else 32768
+    walks = 4096 if fast else 16384
     data = dict(chance={}, pays={}, learned={}, batches=3 if fast else 8)
     for name, difficulty in ("halls", 0.0), ("mazes", 1.0):
         both = [by_distance(128, difficulty, walks, seed) for seed in some]
         data["chance"][name] = [torch.stack(x) for x in zip(*both)]
     for name, level in LEVELS.items():
-        both = [pays(level, 1 if fast else 4, seed) for seed in some]
+        both = [pays(level, 1 if fast else 2, seed) for seed in some]
         data["pays"][name] = [torch.stack(x) for x in zip(*both)]
     for curriculum in "off", "adaptive":
         runs = [learned(curriculum, data["batches"], seed) for seed in range(1 if fast else 3)]
@@ -127,7 +127,7 @@ def draw(figure, data):
     for runs, colour in zip(data["learned"].values(), COLOURS[2:]):
         band(right, torch.arange(FAR // 4) * 4 + 2, runs.float(), colour, lw=2)
     right.set(xlabel="steps to the goal", ylim=(-0.04, 1.15))
-    right.set(title=f"CNN after {data['batches']} batches")
+    right.set(title=f"CNN, 10x10: {data['batches']} batches")
     label(right, 18, 0.3, "curriculum off", COLOURS[2])
     label(right, 18, 1.08, "adaptive", COLOURS[3])
 

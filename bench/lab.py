@@ -98,7 +98,9 @@ def table(data, seconds):
             verdict = "yes" if holds(predicted, measured) else "no"
             lines.append(f"| {name} | {what} | {predicted:.3g} | {measured:.3g} | {verdict} |")
     spent = ", ".join(f"{name} {seconds[name]:.0f}" for name in PANELS)
-    return "\n".join([*lines, "", f"Seconds: {spent}; {sum(seconds.values()):.0f} in all."])
+    lines += [""] + [f"{name}: {PANELS[name].MISSES}\n" for name in PANELS
+                     if hasattr(PANELS[name], "MISSES")]  # fmt: skip
+    return "\n".join([*lines, f"Seconds: {spent}; {sum(seconds.values()):.0f} in all."])
 
 
 def machine():

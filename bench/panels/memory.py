@@ -15,6 +15,10 @@ QUESTION = "What does memory buy?"
 PREDICTION = (
     "dashed: an explorer written by hand that knows as much (trail, gru: depth-first search)"
 )
+MISSES = (
+    "A GRU has to learn by itself what to remember. Depth-first search knows all that it has seen, "
+    "which is more than a trail in the window or 128 numbers of its own hold."
+)
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "results")
 RADIUS = 2
 # What each agent can know at best, and by which row of explorers.md that is measured.

@@ -5,7 +5,8 @@
 Draws assets/lab.png and writes bench/results/lab.md. Each panel asks a question that a reader of
 the constants has, predicts the answer by a formula (dashed), measures it with the program's own
 functions, and ends with a sentence to remember. FAST: smaller and with fewer seeds, into OUT_DIR.
-ONLY: measures these anew, and takes the others from the last time.
+ONLY: measures these anew, and takes the others from the last time. Where a first prediction missed
+and another one was derived once that was seen, the table has both.
 """
 
 import datetime
@@ -135,7 +136,9 @@ def run(arguments):
     page(f"{main.OUT_DIR}/lab.png" if fast else f"{HERE}/../assets/lab.png", data)
     if not fast:
         with replacing(f"{HERE}/results/lab.md") as beside, open(beside, "w") as file:
-            file.write(f"# lab\n\n    python bench/lab.py\n\n{machine()}\n\n{rows}\n")
+            command = " ".join(["python bench/lab.py", *arguments])
+            note = " Panels that ONLY does not name: from earlier runs." * ("ONLY" in given)
+            file.write(f"# lab\n\n    {command}\n\n{machine()}{note}\n\n{rows}\n")
 
 
 if __name__ == "__main__":

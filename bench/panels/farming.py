@@ -10,7 +10,7 @@ from panels import COLOURS, Table, arrived, axes_of, band, constants, half_at, l
 QUESTION = "Can the reward be farmed?"
 PREDICTION = "dashed: walking to and fro beats the goal if bonus > (1 − γ)/γ, at any distance"
 REWARD = "THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 GOAL_REWARD=1 GAMMA=0.9"
-GAMMAS = 0.7, 0.9
+GAMMAS = 0.7, 0.9  # nearer to 1 so few batches don't settle the largest bonuses of SHAPING
 BONUSES = (0, *(2.0 ** (k / 2) for k in range(-14, 7)))
 GRID, SHARED, STEPS = 8, 8, 20  # a batch: 8 episodes of 20 steps in each maze
 KINDS = {"every move": COLOURS[1], "NOVELTY": COLOURS[2], "SHAPING": COLOURS[0]}

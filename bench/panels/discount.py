@@ -177,7 +177,6 @@ def draw(figure, data):
 
 def sentence(data):
     return (
-        "An error of x of the value hides which move is better from a horizon of 1/(2x) on; a "
-        "short horizon hides the goal. Choose 1/(1 − γ) about as long as the way, or "
-        "shorter if values are poor."
+        "An error of x hides which move is better from a horizon of 1/(2x) on; a short horizon "
+        "hides the goal. Choose 1/(1 − γ) about as long as the way."
     )

@@ -147,5 +147,5 @@ def draw(figure, data):
 def sentence(data):
     return (
         "Two places look the same and need opposite moves: without a memory one of the two is "
-        "wrong, and no network is large enough. What is remembered counts, not how."
+        "wrong, however large the network."
     )

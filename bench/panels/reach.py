@@ -138,7 +138,7 @@ def draw(figure, data):
         at = crossing(d[1:].tolist(), data["goal seen"][rounds][1:].tolist())
         right.plot(at, -0.04, "^", color=colour, ms=9, clip_on=False, zorder=6)
         label(right, at, 1.08, f"{rounds}", colour, ha="center")
-    label(right, 17, 0.07, "▲ half see the goal")
+    label(right, 17.5, 0.87, "▲ half see the goal")
     left.set(xlabel="steps to the goal", ylabel="success", title="thinks, LOOKS =")
     right.set(xlabel="steps to the goal", title="plain CNN, LOOKS =")
     left.set(ylim=(-0.04, 1.18), xlim=(0, 60))

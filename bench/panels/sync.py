@@ -115,7 +115,7 @@ def checks(data):
 
 
 def draw(figure, data):
-    left, right = axes_of(figure, 2)
+    left, right = axes_of(figure, 2, room=dict(wspace=0.45))
     every = data["every"]
     for (period, runs), colour in zip(data["found"].items(), COLOURS):
         x = torch.arange(runs.shape[2]) * every

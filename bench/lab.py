@@ -25,7 +25,7 @@ from panels import axes_of, credit, discount, farming, memory, reach, sync, walk
 
 import main
 from support.files import replacing
-from support.pictures import pyplot, save
+from support.pictures import library, save
 
 PANELS = dict(reach=reach, credit=credit, discount=discount, walk=walk, sync=sync)
 PANELS |= dict(memory=memory, farming=farming)
@@ -51,9 +51,8 @@ def holds(predicted, measured):
 
 
 def page(path, data):
-    plt = pyplot()
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(WIDE, 19.6), facecolor="white")
+    with library().rc_context(STYLE):
+        figure = library().figure.Figure(figsize=(WIDE, 19.6), facecolor="white")
         rows = figure.subfigures(4, 1)
         places = []
         for row, shares in zip(rows, SHARES):

@@ -21,12 +21,12 @@ import torch.nn as nn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from options import split
 from panels import constants
-from plain import beyond
+from plain import others
 
 import main
 import maze
 import model
-from support import metrics, plain, proof
+from support import metrics, plain
 from support.agents import build, returns
 
 DQN = "CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1 TARGET_SYNCS=8"
@@ -157,9 +157,9 @@ def one_run(words, make, given):
         )
         return (
             success,
-            beyond(network, 31),
+            others(network, 31, 1.0, 200)[0],
             spent,
-            proof.wrong_views(network) == 0,
+            metrics.wrong_views(network) == 0,
             weights,
             main.LR,
         )

@@ -9,7 +9,7 @@ import main
 import maze
 from panels import COLOURS, axes_of, constants, some_mazes
 from support.agents import window
-from support.pictures import pyplot
+from support.pictures import library
 
 QUESTION = "What does memory buy?"
 PREDICTION = (
@@ -122,7 +122,7 @@ def draw_place(axes, mazes, cell):
     side = 2 * RADIUS + 1
     box = dict(fill=False, ec=COLOURS[2], lw=2.5, zorder=4)
     corner = float(x[0]) - side / 2, float(y[0]) - side / 2
-    axes.add_patch(pyplot().Rectangle(corner, side, side, **box))
+    axes.add_patch(library().patches.Rectangle(corner, side, side, **box))
     across, down = (float(z.min() + z.max()) / 2 for z in (x, y))
     axes.set(xlim=(across - 6, across + 6), ylim=(down + 6, down - 6), xticks=[], yticks=[])
 

@@ -6,8 +6,8 @@ import torch
 
 import main
 from panels import COLOURS, Table, axes_of, band, constants, dashed, label, mean_by, some_mazes
-from support.adam import Adam
 from support.agents import build
+from support.learning import Adam
 from support.run import Learner
 
 QUESTION = "How often to sync the target network?"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every table of bench/results, in about an hour on two cores: first what is timed, alone; then
+# Makes every table of bench/results, in some three hours on two cores: first what is timed, alone; then
 # what learns and how well, two at a time, with one thread each. Each file says by which command,
 # commit and machine it was made. The thousand kills of bench/kills.py take a while longer.
 set -euo pipefail
@@ -36,8 +36,10 @@ first=$!
     record plain-by-distance plain.py DISTANCES=1
     record turned-plain turned.py AGENT=plain
     record ablations ablations.py
+    record ladder ladder.py
 } &
 second=$!
 wait $first
 wait $second
 record speed speed.py
+"$python" bench/lab.py  # writes bench/results/lab.md and assets/lab.png; reads those of the windows

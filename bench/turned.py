@@ -1,13 +1,14 @@
 """What do the constants do for agents that don't think? One is turned in each row.
 
-    python bench/turned.py AGENT=plain|trail [SEEDS=3] [FIRST=100] [KEY=VALUE ...]
+    python bench/turned.py AGENT=plain|trail [SEEDS=3] [FIRST=100] [BUILT_IN=0] [KEY=VALUE ...]
 
 plain: the CNN on 10x10 mazes; trail: VISION=2 MEMORY=trail. Each run is shorter than the agent's
 own, so that what helps can be seen. Below "DQN": credit from one step, discounted Q, 8 target
 syncs a batch, and what is turned from there. Prints the median (worst seed) of success in
 MAX_EP_LENGTH steps on 2,000 held-out mazes; then, plain: in 200 perfect mazes of 31x31 cells;
 trail: the share of the held-out mazes in which it goes round for ever. A row whose weights are
-those of the row that it was turned from says so: there the constant does nothing.
+those of the row that it was turned from says so: there the constant does nothing. BUILT_IN=1: only
+what is not a constant is turned.
 """
 
 import contextlib
@@ -176,15 +177,17 @@ def one_run(arguments, kind, where):
 
 
 def run(arguments):
-    options, given = split(arguments, SEEDS=3, FIRST=100)
+    options, given = split(arguments, SEEDS=3, FIRST=100, BUILT_IN=0)
     name = given.pop(0).removeprefix("AGENT=")
     agent, found = AGENTS[name], {}
     torch.set_num_threads(1)
     seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
-    print(f"Of `python main.py {agent['own']}`:\n")
+    print(f"Of `python main.py {' '.join([agent['own'], *given])}`:\n")
     print(f"| turned | success | {'31x31' if name == 'plain' else 'loops'} | |")
     print("| --- | ---: | ---: | --- |")
     for title, turned, kind, base in rows(agent):
+        if options["BUILT_IN"] and base and not kind:
+            continue
         own = [*agent["own"].split(), *turned.split(), *given]
         runs = [one_run([*own, f"SEED={seed}"], kind, agent["where"]) for seed in seeds]
         success, second, weights = zip(*runs)

@@ -11,21 +11,12 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 import main  # noqa: E402
+from support import settings  # noqa: E402
 
-TINY = dict(
-    GRID=8,
-    NUM_EPISODES=128,
-    BSZ=64,
-    UPDATES=4,
-    TARGET_SYNCS=4,
-    MAX_START_DISTANCE=20,
-    MAX_EP_LENGTH=30,
-    MAZE_CACHE_SIZE=300,
-    EVAL_MAZES=50,
-    EVAL_SAMPLE=20,
-    EVAL_EVERY=1,
-    DEVICE="cpu",
-)
+TINY = (
+    "GRID=8 NUM_EPISODES=128 BSZ=64 UPDATES=4 TARGET_SYNCS=4 MAX_START_DISTANCE=20 DEVICE=cpu "
+    "MAX_EP_LENGTH=30 MAZE_CACHE_SIZE=300 EVAL_MAZES=50 EVAL_SAMPLE=20 EVAL_EVERY=1"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +27,10 @@ def constants(monkeypatch):
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(tmp_path):
     """Constants for a run of a second, under tmp_path."""
-    for name, value in TINY.items():
-        monkeypatch.setattr(main, name, value)
-    monkeypatch.setattr(main, "OUT_DIR", str(tmp_path / "out"))
-    monkeypatch.setattr(main, "PLOT_FILE", str(tmp_path / "plot.png"))
+    places = f"OUT_DIR={tmp_path}/out", f"PLOT_FILE={tmp_path}/plot.png"
+    vars(main).update(settings.read(main.config(), one) for one in [*TINY, *places])
     return tmp_path
 
 
@@ -66,21 +55,11 @@ def proved(proved_run):
 def trained(tmp_path_factory):
     """The folder of a small run that ended with a proof, and its summary."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = TINY | dict(
-        NUM_EPISODES=20_480,
-        BSZ=256,
-        UPDATES=40,
-        TARGET_SYNCS=1,
-        MAZE_CACHE_SIZE=1000,
-        EVAL_MAZES=300,
-        EVAL_SAMPLE=100,
-        OUT_DIR=str(folder / "out"),
-        PLOT_FILE=str(folder / "plot.png"),
+    given = (
+        "GRID=8 BSZ=256 MAX_START_DISTANCE=20 MAX_EP_LENGTH=30 MAZE_CACHE_SIZE=1000 EVAL_MAZES=300 "
+        f"EVAL_SAMPLE=100 DEVICE=cpu OUT_DIR={folder}/out PLOT_FILE={folder}/plot.png"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setattr(main, name, value)
-        assert main.run() == 0
+    assert main.main(given.split()) == 0
     summary = json.loads((folder / "out" / "summary.json").read_text())
     assert summary["proved"]
     return folder, summary

@@ -13,21 +13,32 @@ import maze
 STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# Mazes
+
+
 def random_mazes(b, h, w, seed=0, share=0.3):
     """B random mazes with loops; goal and start are open, but the start may be cut off."""
-    generator = torch.Generator().manual_seed(seed)
-    walls = torch.rand(h, w, b, generator=generator, dtype=torch.float32) < share
+    generator = seeded(seed)
+    walls = torch.rand(h, w, b, generator=generator) < share
     goal, start = (torch.randint(h * w, (b,), generator=generator) for _ in range(2))
-    walls.view(-1, b)[goal, torch.arange(b)] = False
-    walls.view(-1, b)[start, torch.arange(b)] = False
+    walls.view(-1, b)[torch.stack([goal, start]), torch.arange(b)] = False
     return maze.Mazes(walls, goal, start)
+
+
+def drawn(b, grid=8, difficulty=1.0):
+    """B mazes as training draws them; perfect ones, if all walls are kept."""
+    packed = maze.make_mazes(b, grid, seeded())
+    return maze.draw(packed, grid, difficulty, 100, "random", seeded(1))
 
 
 def corridor(length, start, goal):
     """One maze of a single row."""
-    return maze.Mazes(
-        torch.zeros(1, length, 1, dtype=torch.bool), torch.tensor([goal]), torch.tensor([start])
-    )
+    walls = torch.zeros(1, length, 1, dtype=torch.bool)
+    return maze.Mazes(walls, torch.tensor([goal]), torch.tensor([start]))
 
 
 def serpentine(size):
@@ -38,6 +49,42 @@ def serpentine(size):
     return walls
 
 
+def one_by_one(mazes):
+    """(walls (H, W), goal) of each of B mazes."""
+    return zip(mazes.walls.permute(2, 0, 1).numpy(), mazes.goal.tolist())
+
+
+def graph(walls):
+    """The open cells, joined to their open neighbours."""
+    joined = nx.grid_2d_graph(*walls.shape)
+    joined.remove_nodes_from(list(zip(*np.nonzero(walls))))
+    return joined
+
+
+def dfs_trees(side):
+    """The chance of each spanning tree of side x side rooms under randomized depth-first search
+    from a uniform root."""
+    rooms, chances = nx.grid_2d_graph(side, side), {}
+
+    def visit(stack, visited, tree, chance):
+        while stack:
+            here = stack[-1]
+            if options := [room for room in rooms[here] if room not in visited]:
+                for room in options:
+                    grown = tree | {frozenset([here, room])}
+                    visit([*stack, room], visited | {room}, grown, chance / len(options))
+                return
+            stack = stack[:-1]
+        chances[tree] = chances.get(tree, 0) + chance
+
+    for root in rooms:
+        visit([root], frozenset([root]), frozenset(), 1 / side**2)
+    return chances
+
+
+# Moving, and the way to the goal
+
+
 def step(walls, goal, cell, action):
     """The cell after one action."""
     h, w = walls.shape
@@ -46,18 +93,10 @@ def step(walls, goal, cell, action):
     return cell if stays else y * w + x
 
 
-def walk(walls, goal, start, actions):
-    cells = [int(start)]
-    for action in actions:
-        cells.append(step(walls, goal, cells[-1], action))
-    return cells
-
-
-def graph(walls):
-    """The open cells, joined to their open neighbours."""
-    joined = nx.grid_2d_graph(*walls.shape)
-    joined.remove_nodes_from(list(zip(*np.nonzero(walls))))
-    return joined
+def moves(walls):
+    """Where each action leads from each cell, were no cell a goal: (4, H * W)."""
+    cells = range(walls.size)
+    return np.array([[step(walls, -1, cell, action) for cell in cells] for action in range(4)])
 
 
 def distances(walls, goal):
@@ -74,10 +113,9 @@ def distances(walls, goal):
     return np.where(np.isinf(found), -1, found).astype(int)
 
 
-def moves(walls):
-    """Where each action leads from each cell, were no cell a goal: (4, H * W)."""
-    cells = range(walls.size)
-    return np.array([[step(walls, -1, cell, action) for cell in cells] for action in range(4)])
+def to_goal(mazes):
+    """The same of B mazes: a tensor (H, W, B)."""
+    return torch.from_numpy(np.stack([distances(*one) for one in one_by_one(mazes)], -1))
 
 
 def best_q(after, reward, goal, gamma):
@@ -101,46 +139,15 @@ def optimal_q(walls, goal, gamma=1.0, step=-1.0, bonus=0.0):
     return best_q(after, step + bonus * (after == goal), goal, gamma).reshape(4, *walls.shape)
 
 
-def dfs_trees(side):
-    """The chance of each spanning tree of side x side rooms under randomized depth-first search
-    from a uniform root."""
-    chances = {}
-
-    def visit(stack, visited, tree, chance):
-        while stack:
-            y, x = stack[-1]
-            options = [
-                (y + dy, x + dx) for dy, dx in STEPS if 0 <= y + dy < side and 0 <= x + dx < side
-            ]
-            options = [room for room in options if room not in visited]
-            if options:
-                for room in options:
-                    visit(
-                        stack + [room],
-                        visited | {room},
-                        tree | {frozenset([(y, x), room])},
-                        chance / len(options),
-                    )
-                return
-            stack = stack[:-1]
-        chances[tree] = chances.get(tree, 0) + chance
-
-    for root in np.ndindex(side, side):
-        visit([root], frozenset([root]), frozenset(), 1 / side**2)
-    return chances
+def in_windows(shape, cells, radius):
+    """Which cells of (H, W) lie in a window around one of `cells`."""
+    seen = np.zeros(shape, bool)
+    for y, x in (divmod(int(cell), shape[1]) for cell in cells):
+        seen[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = True
+    return seen
 
 
-def lambda_targets(reward, done, value, greedy, gamma, lam):
-    """Watkins's Q(lambda) for one episode of T steps, as it is defined: from the last step to
-    the first."""
-    g = value[-1]
-    targets = []
-    for t in reversed(range(len(reward))):
-        if t + 1 < len(reward):
-            g = (1 - lam * greedy[t + 1]) * value[t] + lam * greedy[t + 1] * g
-        g = reward[t] + gamma * (1 - done[t]) * g
-        targets.append(g)
-    return targets[::-1]
+# Rewards and targets
 
 
 def potential(walls, goal, gamma, shaping):
@@ -153,49 +160,39 @@ def potential(walls, goal, gamma, shaping):
     return [gamma ** (steps - 1) if steps > 0 and shaping != "none" else 0.0 for steps in away]
 
 
-def rewards(walls, goal, cells, gamma=1.0, shaping="none", novelty=0.0, each_step=-1.0, bonus=0.0):
-    """What each step of a walk pays, a list; the steps after the goal are left out."""
-    phi, visited, paid = potential(walls, goal, gamma, shaping), {cells[0]}, []
-    for here, there in zip(cells, cells[1:]):
-        if here == goal:
-            break
-        extra = bonus * (there == goal) + novelty * (there not in visited)
-        paid.append(each_step + extra + gamma * phi[there] - phi[here])
-        visited.add(there)
-    return paid
+def lambda_targets(reward, done, value, greedy, gamma, lam):
+    """Watkins's Q(lambda) for one episode of T steps, as it is defined: from the last step to
+    the first."""
+    g, targets = value[-1], []
+    for t in reversed(range(len(reward))):
+        if t + 1 < len(reward):
+            g = (1 - lam * greedy[t + 1]) * value[t] + lam * greedy[t + 1] * g
+        g = reward[t] + gamma * (1 - done[t]) * g
+        targets.append(g)
+    return targets[::-1]
 
 
 def td_targets(q, q_target, episodes, gamma, lam, double):
     """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B)."""
-    columns = []
-    for b, goal in enumerate(episodes.mazes.goal.tolist()):
+    columns, arrived = [], (episodes.cells == episodes.mazes.goal)[1:]
+    for b in range(len(episodes.mazes.goal)):
         online, late = q[:, :, b].double(), q_target[:, :, b].double()
-        done = [float(cell == goal) for cell in episodes.cells[1:, b].tolist()]
-        value = [
-            float(late[online[:, t].argmax(), t] if double else late[:, t].max())
-            for t in range(1, len(done) + 1)
-        ]
+        best = (online if double else late).argmax(0)
+        value = [float(late[best[t], t]) for t in range(1, len(best))]
         greedy = [
             float(online[action, t] == online[:, t].max())
             for t, action in enumerate(episodes.actions[:, b].tolist())
         ]
-        reward = episodes.reward[:, b].tolist()
+        reward, done = episodes.reward[:, b].tolist(), arrived[:, b].tolist()
         columns.append(lambda_targets(reward, done, value, greedy, gamma, lam))
     return torch.tensor(columns).t()
-
-
-def values_found(episodes, gamma):
-    """For each episode: its cells, its rewards, the goal, and {cell: V}, what it knows its cells to
-    be worth; cells from which it found no way to the goal are left out."""
-    for b, goal in enumerate(episodes.mazes.goal.tolist()):
-        cells, reward = episodes.cells[:, b].tolist(), episodes.reward[:, b].tolist()
-        yield cells, reward, goal, own_values(cells, reward, goal, gamma)
 
 
 def own_values(cells, reward, goal, gamma):
     """What the best way earns that is made of moves of this walk, by networkx: {cell: V}.
 
     Where moves are discounted, that is the one of the fewest moves: if all of them pay the same.
+    Cells from which it found no way to the goal are left out.
     """
     made = nx.DiGraph()
     made.add_node(goal)
@@ -210,32 +207,6 @@ def own_values(cells, reward, goal, gamma):
         paid = [-made[there][here]["cost"] for there, here in zip(way, way[1:])]
         found[cell] = sum(gamma**i * earned for i, earned in enumerate(reversed(paid)))
     return found
-
-
-def window(walls, cell, radius, outside=True):
-    """The cells around a cell of (H, W), cut out of a padded copy: (2 radius + 1, 2 radius + 1)."""
-    y, x = divmod(int(cell), walls.shape[1])
-    return np.pad(walls, radius, constant_values=outside)[
-        y : y + 2 * radius + 1, x : x + 2 * radius + 1
-    ]
-
-
-def in_windows(shape, cells, radius):
-    """Which cells of (H, W) lie in a window around one of `cells`."""
-    seen = np.zeros(shape, bool)
-    for y, x in (divmod(int(cell), shape[1]) for cell in cells):
-        seen[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = True
-    return seen
-
-
-def goes_round(cells):
-    """Whether the end of a walk, a list of cells, is the same round twice over."""
-    steps = len(cells) - 1
-    for period in range(1, steps // 2 + 1):
-        end = cells[steps - 2 * period :]
-        if end[:period] == end[period : 2 * period] and end[0] == end[-1]:
-            return True
-    return False
 
 
 # Agents with a Q of their own, in place of a network
@@ -288,21 +259,12 @@ class Stepwise(torch.nn.Module):
 
     whole_maze = False
 
-    def __init__(self, network):
+    def __init__(self, agent):
         super().__init__()
-        self.network = network
+        self.agent = agent
 
     def begin(self, mazes, farthest=None):
-        return Steps(self.network.begin(mazes, farthest))
-
-    def q(self, episodes, steps=None):
-        return self.network.q(episodes, steps)
-
-    def kinds(self, episodes):
-        return self.network.kinds(episodes)
-
-    def next_value(self, episodes, choice=None):
-        return self.network.next_value(episodes, choice)
+        return Steps(self.agent.begin(mazes, farthest))
 
 
 class Steps:
@@ -323,45 +285,3 @@ class Steps:
 def walked(mazes, q, steps, epsilon=None, generator=None):
     """The episodes of an agent with this q (4, H, W, B)."""
     return main.rollout(Table(q), mazes, steps, epsilon, generator)[0]
-
-
-def strolls(mazes, steps=80):
-    """(random walks in these mazes, of which some arrive and some do not; which do)"""
-    q, always = torch.zeros(4, *mazes.walls.shape), torch.ones(len(mazes.goal))
-    episodes = walked(mazes, q, steps, always, torch.Generator().manual_seed(3))
-    arrived = episodes.cells[-1] == mazes.goal
-    assert 0.2 < arrived.float().mean() < 0.9
-    return episodes, arrived
-
-
-# In place of what learns and remembers
-
-
-class Captured:
-    """An optimizer that moves nothing and keeps the losses."""
-
-    def __init__(self):
-        self.losses = []
-
-    def step(self, losses):
-        self.losses.append(losses)
-        return torch.zeros(2)
-
-
-class Memory:
-    """A replay memory that answers with these episodes, in place of those that it is given."""
-
-    def __init__(self, episodes, weight):
-        self.episodes, self.weight, self.priority = episodes, weight, {}
-
-    def add(self, *stored):
-        self.stored = stored
-
-    def sample(self, n, generator, beta):
-        self.beta, index = beta, torch.arange(n).flip(0)
-        return *self.episodes[:3], index, self.weight
-
-    def set_priority(self, index, steps, errors):
-        for step, error in zip(steps.tolist(), errors.tolist()):
-            assert (step // len(index), int(index[step % len(index)])) not in self.priority
-            self.priority[step // len(index), int(index[step % len(index)])] = error

@@ -13,11 +13,13 @@ import pretend
 import pytest
 import torch
 import torchgen
+from test_runs import differences
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import main
 import maze
-from support import files, pictures
+from support import pictures
 from support.learning import Adam
 
 RUNS = [
@@ -38,17 +40,11 @@ SMALL = (
     "NUM_EPISODES=64 BSZ=32 UPDATES=4 TARGET_SYNCS=2 MAX_EP_LENGTH=12 EVAL_MAZES=12 "
     "EVAL_SAMPLE=4 MAZE_CACHE_SIZE=40 GRID=8 MAX_START_DISTANCE=9 CURRICULUM=off WIDTH=16"
 ).split()
-FREE = "seconds", "seconds_to_99", "seconds_to_proof", "device", "config", "began", "history"
 TABLE = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
 ENTRIES = re.split(r"^- func: ", TABLE.read_text(), flags=re.MULTILINE)
 OPERATORS = {entry.partition("(")[0]: entry for entry in ENTRIES}
-WAITS = "_local_scalar_dense", "nonzero", "masked_select", "equal", "to the CPU", "_unique2"
-
-
-@pytest.fixture
-def gpu():
-    with pretend.cuda() as device:
-        yield device
+WAITS = "nonzero", "masked_select", "equal", "to the CPU", "unique"
+WAITS += "item", "tolist", "__bool__", "__int__", "__float__", "__index__"
 
 
 def runs(folder, *arguments):
@@ -58,22 +54,13 @@ def runs(folder, *arguments):
     return folder
 
 
-def left(folder):
-    """What a run leaves: weights and progress, figures and pictures."""
-    network, _, progress = files.load_checkpoint(f"{folder}/checkpoint.pt", torch.device("cpu"))
-    found = progress | json.loads((folder / "summary.json").read_text())
-    drawn = [(folder / name).read_bytes() for name in ("rollouts.png", "agent.gif")]
-    kept = {name: x for name, x in found.items() if name not in FREE}
-    return plain([dict(network.state_dict()), kept, drawn])
+class Operators(TorchDispatchMode):
+    """Notes the operators that are called."""
 
-
-def plain(x):
-    """x, tensors as bytes, to be compared bit for bit."""
-    if isinstance(x, dict):
-        return {name: plain(value) for name, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [plain(value) for value in x]
-    return (str(x.dtype), *x.shape, x.numpy().tobytes()) if isinstance(x, torch.Tensor) else x
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names = getattr(self, "names", set())
+        self.names.add(str(function).removeprefix("aten.").removesuffix(".default"))
+        return function(*args, **(kwargs or {}))
 
 
 def on_mps(name):
@@ -96,13 +83,15 @@ def test_run_on_the_device_ends_as_on_the_cpu_and_calls_what_mps_has(tmp_path, m
         return runs(folder, *agent.split(), *where, f"RESUME={'REPLAY' in agent}")
 
     with sdpa_kernel(SDPBackend.MATH):  # else attention is an operator of the CPU alone
-        with pretend.cuda() as gpu:
+        with pretend.cuda() as gpu, Operators() as called:
             both(tmp_path / "there", "DEVICE=auto")
-        assert left(tmp_path / "there") == left(both(tmp_path / "here", "DEVICE=cpu"))
+        both(tmp_path / "here", "DEVICE=cpu")
+    assert not differences(tmp_path / "here", tmp_path / "there")
+    for name in "rollouts.png", "agent.gif":
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
     assert json.loads((tmp_path / "there/summary.json").read_text())["device"] == "cuda:0"
-    called = gpu.calls.keys() - {"to the CPU"}
-    assert len(called) > 60 and [name for name in sorted(called) if not on_mps(name)] == []
-    assert "REPLAY" in agent or not gpu.of_doubles  # there, it takes floats
+    assert len(called.names) > 60 and not [name for name in called.names if not on_mps(name)]
+    assert "REPLAY" in agent or not gpu.doubles  # there, it takes floats
 
 
 def test_an_agent_solves_and_proves_on_the_device_what_it_does_on_the_cpu(tmp_path, capsys):
@@ -119,57 +108,46 @@ def test_an_agent_solves_and_proves_on_the_device_what_it_does_on_the_cpu(tmp_pa
     assert said[0] == said[1] and "maze 3: unreachable" in said[0][1].out
 
 
-def waits(gpu, function):
-    before = sum(gpu.calls[name] for name in WAITS)
-    function()
-    return sum(gpu.calls[name] for name in WAITS) - before
-
-
-def test_neither_a_step_of_an_episode_nor_of_the_gradient_waits_for_the_device(gpu):
+def test_neither_a_step_of_an_episode_nor_of_the_gradient_waits_for_the_device():
     vars(main).update(WIDTH=4, GRID=8, MAX_EP_LENGTH=10)
-    generator, network = torch.Generator("cuda"), main.build(main.config()).to("cuda").eval()
-    packed = maze.make_mazes(16, 8, torch.Generator().manual_seed(0)).to("cuda")
-    mazes = maze.draw(packed, 8, 1.0, 9, "random", generator)
-    epsilon, counts = torch.ones(16, device="cuda"), []
-    both = network, copy.deepcopy(network)
-    learner = main.Learner(*both, Adam(network.parameters(), 0.0), None, generator)
-    for steps, main.UPDATES in (10, 2), (40, 2), (40, 16):
-        acting = network, mazes, steps, epsilon, generator
-        episodes, _ = main.rollout(*acting)
-        walking = waits(gpu, lambda: main.rollout(*acting))
-        counts.append((walking, waits(gpu, lambda: main.learn(learner, episodes, 0.0))))
-    assert len({*counts}) == 1 and min(counts[0]) > 0, counts
+    with pretend.cuda() as gpu:
+        generator, network = torch.Generator("cuda"), main.build(main.config()).to("cuda").eval()
+        packed = maze.make_mazes(16, 8, torch.Generator().manual_seed(0)).to("cuda")
+        mazes = maze.draw(packed, 8, 1.0, 9, "random", generator)
+        epsilon, counts = torch.ones(16, device="cuda"), set()
+        both = network, copy.deepcopy(network)
+        learner = main.Learner(*both, Adam(network.parameters(), 0.0), None, generator)
+        for steps, main.UPDATES in (10, 2), (40, 2), (40, 16):
+            gpu.calls.clear()
+            episodes, _ = main.rollout(network, mazes, steps, epsilon, generator)
+            walking = sum(gpu.calls[name] for name in WAITS)
+            main.learn(learner, episodes, 0.0)
+            counts.add((walking, sum(gpu.calls[name] for name in WAITS)))
+    assert len(counts) == 1 and min(counts)[0] > 0, counts
 
 
-def test_devices_are_not_mixed(gpu):
-    x, places, number = torch.ones(3, device="cuda"), torch.tensor([0, 2]), torch.tensor(1.0)
-    refused = (
-        lambda: x + torch.ones(3),
-        lambda: torch.ones(1) * x,
-        lambda: x.add_(torch.ones(3)),
-        lambda: torch.tensor(0.0).add_(x[0]),
-        lambda: torch.add(x, x, out=torch.empty(3)),
-        lambda: torch.where(x > 0, x, torch.ones(3)),
-        lambda: x.masked_fill(places > 0, 0),
-        lambda: torch.ones(2, 3) @ x,
-        lambda: torch.stack([x[0], number]),
-        lambda: x.index_select(0, places),
-        lambda: x.gather(0, places),
-        lambda: x.__setitem__(places, torch.ones(2)),
-        lambda: torch.ones(3)[places.to("cuda")],
-        lambda: torch.rand(3, generator=torch.Generator(), device="cuda"),
-        lambda: torch.rand(3, generator=torch.Generator("cuda")),
-        lambda: x.numpy(),
-    )
-    for mixed in refused:
-        with pytest.raises((RuntimeError, TypeError), match="device|numpy"):
-            mixed()
-    for there in (x + number, x[places], x[[0, 1]], x.view(3, 1).t(), torch.zeros_like(x),
-                  x.copy_(torch.ones(3)), x.new_zeros(2), *x.sort(), copy.deepcopy(x),
-                  torch.tensor([1], device=x.device), torch.as_tensor(x), x.int()):  # fmt: skip
-        assert there.device == torch.device("cuda", 0)
-    for here in x.cpu(), x.to("cpu", torch.int), torch.empty(3).copy_(x), torch.tensor(x.tolist()):
-        assert here.device == torch.device("cpu") and here.sum() == 3
+def test_devices_are_not_mixed():
+    with pretend.cuda():
+        x, places, number = torch.ones(3, device="cuda"), torch.tensor([0, 2]), torch.tensor(1.0)
+        for mixed in (
+            lambda: x + torch.ones(3),
+            lambda: x.add_(torch.ones(3)),
+            lambda: torch.add(x, x, out=torch.empty(3)),
+            lambda: torch.ones(2, 3) @ x,
+            lambda: x.gather(0, places),
+            lambda: x.__setitem__(places, torch.ones(2)),
+            lambda: torch.ones(3)[places.to("cuda")],
+            lambda: torch.rand(3, generator=torch.Generator(), device="cuda"),
+            lambda: torch.rand(3, generator=torch.Generator("cuda")),
+            lambda: x.numpy(),
+        ):
+            with pytest.raises((RuntimeError, TypeError), match="device"):
+                mixed()
+        there = [x + number, x[places], x.view(3, 1).t(), torch.zeros_like(x), *x, copy.deepcopy(x)]
+        there += [x.copy_(torch.ones(3)), *x.sort(), torch.tensor([1], device=x.device), x.int()]
+        assert {each.device for each in there} == {torch.device("cuda", 0)}
+        for here in x.cpu(), x.to("cpu", torch.int), torch.empty(3).copy_(x):
+            assert here.device == torch.device("cpu") and here.sum() == 3
 
 
 def test_table_tells_what_mps_has_from_what_it_has_not():

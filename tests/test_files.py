@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from reference import seeded
 
 import main
 import maze
@@ -16,10 +17,6 @@ from support.agents import build
 from support.files import CHECKPOINT_FORMAT, load_checkpoint, save_checkpoint
 from support.processes import UserError
 from support.settings import HELD_OUT_SEED
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def damaged(whole, place):
@@ -199,19 +196,15 @@ def sealed(data):
     return hashlib.sha256(data).digest() + data
 
 
-def refusal(path, data):
+def refusal(path, data, wanted="is not a checkpoint"):
     """The one line with which such a file is refused."""
     with open(path, "wb") as file:
         file.write(data)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError, match=wanted) as told:
         load_checkpoint(path, "cpu")
     assert path in str(told.value) and "train" in str(told.value)
     assert len(str(told.value).splitlines()) == 1
     return str(told.value)
-
-
-def refused(path, data):
-    assert "is not a checkpoint" in refusal(path, data)
 
 
 class Trap:
@@ -228,33 +221,10 @@ class Trap:
 def test_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(path, to_bytes, seal):
     trap = Trap(path + ".sprung")
     for content in trap, [trap], RIGHT | dict(config=trap), RIGHT | dict(progress=[trap]):
-        refused(path, seal(to_bytes(content)))
+        refusal(path, seal(to_bytes(content)))
         assert not os.path.exists(trap.path)
     pickle.loads(pickle.dumps(trap))
     assert os.path.exists(trap.path)
-
-
-def test_checkpoint_that_is_cut_off_or_damaged_anywhere_is_refused(path):
-    save_checkpoint(path, SMALL, CONFIG)
-    whole = open(path, "rb").read()
-    for place in range(0, len(whole), 17):
-        refused(path, whole[:place])
-        refused(path, damaged(whole, place))
-        refused(path, sealed(whole[32:place]))
-    save_checkpoint(path, SMALL, CONFIG)
-    assert load_checkpoint(path, "cpu")[1] == CONFIG
-
-
-GARBAGE = [b"", b"P", b"PK\x03\x04", b"PK\x05\x06", b"hello\n", b"\x80\x02.", b"\x80\x02K\x01Q."]
-GARBAGE += [b"X\x01", b"\x80\x02X\x01", b"\x80\x02J\x01.", b"G\x00.", bytes(1000)]
-GARBAGE += [b"\x89PNG\r\n\x1a\n" + bytes(90), bytes(range(256))]
-
-
-@pytest.mark.filterwarnings("error")
-def test_file_that_is_no_checkpoint_is_refused(path):
-    for content in GARBAGE:
-        refused(path, content)
-        refused(path, sealed(content))
 
 
 FOREIGN = [None, 3, [], {}, "text", torch.ones(3), dict(format=CHECKPOINT_FORMAT)]
@@ -269,7 +239,7 @@ FOREIGN += [RIGHT | dict(config=THINKER, weights=build(THINKER).state_dict())]
 
 @pytest.mark.parametrize("content", FOREIGN, ids=range(len(FOREIGN)))
 def test_foreign_torch_file_is_refused(path, content):
-    refused(path, sealed(torch_bytes(content)))
+    refusal(path, sealed(torch_bytes(content)))
 
 
 @pytest.mark.parametrize(
@@ -282,15 +252,15 @@ def test_foreign_torch_file_is_refused(path, content):
     ],
 )
 def test_checkpoint_of_a_network_that_was_changed_since_says_what_differs(path, changed, named):
-    told = refusal(path, sealed(torch_bytes(RIGHT | changed)))
-    assert "another network than mlp" in told and named in told
+    told = refusal(path, sealed(torch_bytes(RIGHT | changed)), "another network than mlp")
+    assert named in told
 
 
 def test_checkpoint_of_an_older_program_says_train_again(path, capsys):
     """Whatever is in it: its constants and networks had other names."""
     for number in range(CHECKPOINT_FORMAT):
-        told = refusal(path, sealed(torch_bytes(dict(format=number, config=dict(GRAIN=2)))))
-        assert f"format {number}, this program reads {CHECKPOINT_FORMAT}: train again" in told
+        wanted = f"format {number}, this program reads {CHECKPOINT_FORMAT}: train again"
+        refusal(path, sealed(torch_bytes(dict(format=number, config=dict(GRAIN=2)))), wanted)
     assert main.main(["prove", f"CHECKPOINT={path}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-import torch.nn as nn
+from reference import drawn, seeded, to_goal
 from scipy.stats import chisquare
-from test_runs import RETURNS, quick, runs, summary_of  # noqa: F401
+from test_runs import KINDS, RETURNS, quick, runs, summary_of  # noqa: F401
 
 import main
 import maze
@@ -21,138 +21,92 @@ from support.learning import Adam, Replay
 FULL_MARKS = dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def drawn(b, grid=8, difficulty=1.0):
-    packed = maze.make_mazes(b, grid, seeded())
-    return maze.draw(packed, grid, difficulty, 100, "random", seeded(1))
-
-
-def to_goal(walls, goal):
-    """Steps to the goal, by scipy: (H, W, B), -1 where it can't be reached."""
-    lanes = range(len(goal))
-    found = [reference.distances(walls[..., i].numpy(), int(goal[i])) for i in lanes]
-    return torch.from_numpy(np.stack(found, -1))
-
-
-class Knowing(nn.Module):
-    """An agent that knows Q*, plus whatever `wrong` (4, H, W, B) adds."""
-
-    whole_maze = True
-
-    def __init__(self, wrong=0.0):
-        super().__init__()
-        self.wrong = torch.as_tensor(wrong)
-
-    def begin(self, mazes, farthest=None):
-        distance = maze.distances(mazes.walls, mazes.goal)
-        how = main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD
-        exact = maze.optimal_q(mazes, distance, *how)
-        return reference.Opinion(exact + self.wrong, mazes)
-
-
 def at_once(agent):
     return agent
 
 
-def scores(network, mazes, **how):
-    return main.evaluate(network, mazes, maze.distances(mazes.walls, mazes.goal), **how)
+def scores(agent, mazes, **how):
+    return main.evaluate(agent, mazes, maze.distances(mazes.walls, mazes.goal), **how)
 
 
-def marks(network, mazes):
-    return pytest.approx(metrics.average(scores(network, mazes)), abs=1e-5)
+class Noisy(reference.Table):
+    """An agent that knows Q*, but for its table (4, H, W, 1)."""
 
-
-def set_constants(monkeypatch, **values):
-    for name, value in values.items():
-        monkeypatch.setattr(main, name, value)
-
-
-DISCOUNTED = dict(GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0)
+    def begin(self, mazes, farthest=None):
+        exact = maze.optimal_q(mazes, maze.distances(mazes.walls, mazes.goal))
+        return reference.Opinion(exact + self.table.detach(), mazes)
 
 
 # Metrics
 
 
-@pytest.mark.parametrize("rewards", [{}, DISCOUNTED, dict(GAMMA=0.95, STEP_REWARD=-0.1)], ids=str)
+REWARDS = [
+    dict(),
+    dict(GAMMA=0.95, STEP_REWARD=-0.1),
+    dict(GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0),
+    dict(GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0, SHAPING="manhattan"),
+    dict(GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0, SHAPING="oracle"),
+    dict(UNIT="advantage"),
+]
+
+
+@pytest.mark.parametrize("own", REWARDS, ids=str)
 @pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
-def test_the_optimal_q_scores_full_marks_and_its_errors_are_counted(monkeypatch, rewards, kind):
-    """In the cells from which the goal can be reached, or of those on the way, the goal left
-    out; shaping's potential, which an agent with a window has taken from its Q, is added."""
-    set_constants(monkeypatch, **rewards)
-    for mazes in drawn(60, 16), drawn(60, 16, 0.5), reference.random_mazes(60, 6, 7):
-        distance = to_goal(mazes.walls, mazes.goal)
-        b = torch.arange(len(mazes.goal))
-        mazes = mazes.select((distance.flatten(0, 1)[mazes.start, b] > 0).nonzero()[:, 0])
-        assert FULL_MARKS == marks(kind(Knowing()), mazes)
-    distance = to_goal(mazes.walls, mazes.goal)
-    assert FULL_MARKS | dict(q_error=0.0625, q_bias=-0.0625) == marks(kind(Knowing(-0.0625)), mazes)
-    one_action = torch.tensor([1.0, 0, 0, 0])[:, None, None, None] * 1e-4
-    assert metrics.average(scores(kind(Knowing(one_action)), mazes))["q_error"] < 1e-4 / 3
-    assert FULL_MARKS == marks(kind(Knowing(5.0 * (distance <= 0))), mazes)
-    if rewards == DISCOUNTED and kind is not at_once:
-        for shaping in "manhattan", "oracle":
-            set_constants(monkeypatch, SHAPING=shaping)
-            lanes = zip(mazes.walls.numpy().transpose(2, 0, 1), mazes.goal.tolist())
-            phi = [reference.potential(walls, goal, 0.9, shaping) for walls, goal in lanes]
-            phi = torch.tensor(phi).t().view(*mazes.walls.shape)
-            assert FULL_MARKS == marks(kind(Knowing(-phi)), mazes)
-            assert metrics.average(scores(kind(Knowing()), mazes))["q_error"] > 0.2
-
-
-class Saying(Knowing):
-    """Says the same of every maze, whatever it is: an Opinion of (4, H, W, B)."""
-
-    def begin(self, mazes, farthest=None):
-        return reference.Opinion(self.wrong, mazes)
-
-
-@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
-def test_exact_advantages_score_full_marks_and_errors_are_those_of_a_slow_count(monkeypatch, kind):
-    """A - A*: of all actions in all cells from which the goal can be reached, or on the way."""
-    monkeypatch.setattr(main, "UNIT", "advantage")
+def test_exact_answers_score_full_marks_and_errors_are_those_of_a_slow_count(own, kind):
+    """Held against value iteration; of an agent that learns Q less shaping's potential, or
+    advantages, that is. In the cells from which the goal can be reached, or of those on the way,
+    the goal left out."""
+    vars(main).update(own)
     mazes = reference.random_mazes(60, 5, 6)
-    walls = [*mazes.walls.permute(2, 0, 1).numpy()]
-    away = torch.from_numpy(np.stack([*map(reference.distances, walls, mazes.goal)], -1))
-    some = (maze.along(away, mazes.start[None])[0] > 0).nonzero()[:, 0]
-    mazes, counts = mazes.select(some), away[..., some] > 0
-    q = [reference.optimal_q(walls[i], int(mazes.goal[n])) for n, i in enumerate(some.tolist())]
-    q = torch.from_numpy(np.stack(q, -1)).float().where(counts, 0)
-    exact, noise = q - q.amax(0), torch.randn(q.shape, generator=seeded())
-    assert FULL_MARKS == marks(kind(Saying(exact)), mazes)
-    wrong = FULL_MARKS | dict(q_error=0.125, q_bias=-0.125)
-    assert wrong == marks(kind(Saying(exact - 0.125)), mazes)
-    assert metrics.average(scores(kind(Saying(q)), mazes))["q_error"] > 2  # Q is no advantage
-    found = scores(Saying(exact + noise), mazes)
-    for n in range(len(some)):
-        off = noise[..., n][:, counts[..., n]]
-        assert found["q_error"][n].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
-        assert found["q_bias"][n].item() == pytest.approx(off.mean().item(), rel=1e-3, abs=1e-5)
+    reached = (to_goal(mazes).flatten(0, 1)[mazes.start, range(60)] > 0).nonzero()[:, 0]
+    mazes = mazes.select(reached)
+    counts, how = to_goal(mazes) > 0, (main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD)
+    lanes = [*reference.one_by_one(mazes)]
+    q = np.stack([reference.optimal_q(*lane, *how) for lane in lanes], -1)
+    phi = [reference.potential(*lane, main.GAMMA, main.SHAPING) for lane in lanes]
+    q = q - np.reshape(phi, (-1, 5, 6)).transpose(1, 2, 0)
+    q = torch.from_numpy(q).float().where(counts, 0)
+    exact = q - q.amax(0) if main.UNIT == "advantage" else q
+    for wrong in 0.0, -0.0625, 5.0 * ~counts:
+        found, off = scores(kind(reference.Table(exact + wrong)), mazes), min(0.0, *np.ravel(wrong))
+        wanted = FULL_MARKS | dict(q_error=-off, q_bias=off)
+        assert metrics.average(found) == pytest.approx(wanted, abs=1e-5)
+    noise = torch.randn(q.shape, generator=seeded())
+    found = scores(reference.Table(exact + noise), mazes)
+    for i in range(len(lanes)):
+        off = noise[..., i][:, counts[..., i]]
+        assert found["q_error"][i].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
+        assert found["q_bias"][i].item() == pytest.approx(off.mean().item(), rel=1e-3, abs=1e-5)
+
+
+def goes_round(cells):
+    """Whether the end of a walk, a list of cells, is the same round twice over."""
+    steps = len(cells) - 1
+    ends = [cells[steps - 2 * period :] for period in range(1, steps // 2 + 1)]
+    halves = [(end[: len(end) // 2 + 1], end[len(end) // 2 :]) for end in ends]
+    return any(first == second for first, second in halves)
 
 
 @pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
-def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action(monkeypatch, kind):
+def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action(kind):
     """In parts as at once; and it uses up no randomness."""
-    set_constants(monkeypatch, MAX_EP_LENGTH=12)
-    mazes, q = drawn(150, 12, 0.5), torch.randn(4, 12, 12, 1, generator=seeded())
-    network, before = kind(Knowing(q)), torch.get_rng_state()
-    found, parts = scores(network, mazes), scores(network, mazes, cells=500)
+    main.MAX_EP_LENGTH = 12
+    mazes, noise = drawn(150, 12, 0.5), torch.randn(4, 12, 12, 1, generator=seeded())
+    agent, before = kind(Noisy(noise)), torch.get_rng_state()
+    found, parts = scores(agent, mazes), scores(agent, mazes, cells=500)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.allclose(found[name], parts[name], atol=1e-6) for name in found)
-    best, shortest = Knowing(q).begin(mazes).table.argmax(0).flatten(0, 1), []
-    for i, goal in enumerate(mazes.goal.tolist()):
-        walls, cells = mazes.walls[..., i].numpy(), [int(mazes.start[i])]
+    best = Noisy(noise).begin(mazes).table.argmax(0).flatten(0, 1)
+    for i, (walls, goal) in enumerate(reference.one_by_one(mazes)):
+        cells = [int(mazes.start[i])]
         for _ in range(12):
             cells.append(reference.step(walls, goal, cells[-1], best[cells[-1], i]))
-        steps = len([cell for cell in cells if cell != goal])
-        shortest.append(reference.distances(walls, goal).flat[cells[0]])
-        success = cells[-1] == goal
+        steps, success = len([cell for cell in cells if cell != goal]), cells[-1] == goal
+        shortest = reference.distances(walls, goal).flat[cells[0]]
         assert found["success"][i] == success
-        assert found["optimal"][i] == (success and steps == shortest[i])
-        assert found["spl"][i] == pytest.approx(success * shortest[i] / max(steps, shortest[i]))
-        assert found["loops"][i] == (not success and reference.goes_round(cells))
+        assert found["optimal"][i] == (success and steps == shortest)
+        assert found["spl"][i] == pytest.approx(success * shortest / max(steps, shortest))
+        assert found["loops"][i] == (not success and goes_round(cells))
     assert all(0.01 < found[name].mean() < 0.99 for name in ("success", "optimal", "spl", "loops"))
     assert found["optimal"].sum() < found["success"].sum() < 150 - found["loops"].sum()
 
@@ -174,18 +128,17 @@ def test_scores_by_distance_are_those_of_a_slow_count():
     assert len(bands) == 6
     for low in range(1, 61, 10):
         inside = (low <= shortest) & (shortest <= low + 9)
-        wanted = dict(mazes=inside.sum(), success=success[inside].mean())
-        wanted |= dict(q_error=q_error[inside].mean())
-        assert bands[f"{low}-{low + 9}"] == pytest.approx(wanted)
+        wanted = dict(success=success[inside].mean(), q_error=q_error[inside].mean())
+        assert bands[f"{low}-{low + 9}"] == pytest.approx(wanted | dict(mazes=inside.sum()))
 
 
 def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
     """Absorbed in the goal within the episode: by powers of the matrix of transitions."""
     mazes, steps, chances = reference.random_mazes(20, 5, 6, 3), 40, []
-    for i, (goal, start) in enumerate(zip(mazes.goal.tolist(), mazes.start.tolist())):
+    for (walls, goal), start in zip(reference.one_by_one(mazes), mazes.start.tolist()):
         move = np.zeros((30, 30))
         for cell, action in np.ndindex(30, 4):
-            move[cell, reference.step(mazes.walls[..., i].numpy(), goal, cell, action)] += 1 / 4
+            move[cell, reference.step(walls, goal, cell, action)] += 1 / 4
         chances.append(np.linalg.matrix_power(move, steps)[start, goal])
     many = mazes.select(torch.arange(1000) % 20)
     found = report.random_walk(many, dict(SEED=0, MAX_EP_LENGTH=steps))
@@ -200,7 +153,7 @@ def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
     packed = maze.make_mazes(100, 16, seeded())
     mazes, distance = metrics.test_set(main.config(), packed)
     assert torch.equal(maze.pack(mazes.walls), packed)
-    assert torch.equal(distance.long(), to_goal(mazes.walls, mazes.goal))
+    assert torch.equal(distance.long(), to_goal(mazes))
     at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
     assert 1 <= at_start.min() <= 5 and 50 < at_start.max() <= main.MAX_START_DISTANCE
     torch.manual_seed(5)
@@ -208,19 +161,20 @@ def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
     assert all(map(torch.equal, metrics.test_set(others, packed)[0], mazes))
 
 
-def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache(monkeypatch):
+def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
     cache = maze.make_mazes(200, 16, seeded())
     in_perfect = maze.unpack(cache, 16, 16).float().mean()
     levels = (0.0, 0, 1), (0.5, 0, 1), (1.0, 0, 1), (0.0, 0.4, 0.8), (0.5, 0.4, 0.8), (0.5, 1, 1)
-    for level, low, high in *levels, (1.0, 0.7, 0.7):
-        set_constants(monkeypatch, DIFFICULTY_MIN=low, DIFFICULTY=high)
-        mazes = main.draw(cache, 600, level, 30, seeded(2))
-        share = mazes.walls.float().mean((0, 1)) / in_perfect
-        assert share.mean().item() == pytest.approx(low + level * (high - low) / 2, abs=0.06)
-        assert share.std().item() == pytest.approx(level * (high - low) / 12**0.5, abs=0.06)
-        far = to_goal(mazes.walls, mazes.goal).flatten(0, 1).gather(0, mazes.start[None])
+    for level, main.DIFFICULTY_MIN, main.DIFFICULTY in *levels, (1.0, 0.7, 0.7):
+        mazes, wide = main.draw(cache, 600, level, 30, seeded(2)), main.DIFFICULTY
+        share, wide = mazes.walls.float().mean((0, 1)) / in_perfect, wide - main.DIFFICULTY_MIN
+        assert share.mean().item() == pytest.approx(
+            main.DIFFICULTY_MIN + level * wide / 2, abs=0.06
+        )
+        assert share.std().item() == pytest.approx(level * wide / 12**0.5, abs=0.06)
+        far = to_goal(mazes).flatten(0, 1).gather(0, mazes.start[None])
         assert 1 <= far.min() and 20 < far.max() <= 30
-    set_constants(monkeypatch, DIFFICULTY_MIN=1.0, DIFFICULTY=1.0)
+    vars(main).update(DIFFICULTY_MIN=1.0, DIFFICULTY=1.0)
     few = cache[:, :50]
     seen = files.fingerprints(maze.pack(main.draw(few, 4000, 1.0, 100, seeded()).walls))
     counts = [seen.count(one) for one in files.fingerprints(few)]
@@ -228,8 +182,7 @@ def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache(monkeypatch):
 
 
 def test_every_process_of_a_run_draws_its_own_mazes(monkeypatch):
-    set_constants(monkeypatch, GRID=8)
-    starts, cache = set(), maze.make_mazes(300, 8, seeded())
+    main.GRID, starts, cache = 8, set(), maze.make_mazes(300, 8, seeded())
     for rank in range(4):
         monkeypatch.setattr(processes, "RANK", rank)
         generator = seeded(main.SEED)
@@ -266,17 +219,7 @@ def noted(monkeypatch, place, name):
     return calls
 
 
-AGENTS = [
-    "MODEL=cnn WIDTH=8 REPLAY=uniform REPLAY_SIZE=70",
-    "MODEL=attention WIDTH=8 LOOKS=9 GOAL=corner",
-    f"{WINDOW} MEMORY=gru DOUBLE=True REPLAY=prioritized REPLAY_SIZE=40",
-    MAP,
-    f"{PLAIN}cnn CURRICULUM=off REPLAY=prioritized REPLAY_SIZE=40",
-    f"{PLAIN}attention TARGET_SYNCS=3 CREDIT=lambda UNIT=q",
-]
-
-
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", KINDS[2::2])
 def test_same_seed_same_weights_bit_for_bit_however_often_it_is_evaluated(quick, agent):
     agent = ["NUM_EPISODES=96", *agent.split()]
     changes = dict(first="SEED=0", again="EVAL_EVERY=9", other="SEED=1")
@@ -313,8 +256,7 @@ def test_a_run_explores_and_raises_its_level_as_its_constants_say(quick, monkeyp
         success = (~away[-1, least]).float().mean().item()
         assert how == (level, pytest.approx((i + 1) / 10), pytest.approx(success))
         mazes, most = episodes.mazes, 1 + level * 19
-        distance = to_goal(mazes.walls, mazes.goal).flatten(0, 1)
-        far = distance.gather(0, mazes.start[None]).max().item()
+        far = to_goal(mazes).flatten(0, 1).gather(0, mazes.start[None]).max().item()
         assert (most - 2 if level == 1 else most / 2) <= far <= most + 0.5
         if curriculum == "adaptive":
             level = min(1.0, level + 0.3) if success >= 0.6 else level
@@ -331,16 +273,15 @@ def test_scores_come_from_held_out_mazes_only(quick, monkeypatch):
 
     def evaluate(network, mazes, distance):
         walls = files.fingerprints(maze.pack(mazes.walls))
-        seen = torch.tensor([float(one in known) for one in walls])
-        return dict.fromkeys(FULL_MARKS, seen)
+        return dict.fromkeys(FULL_MARKS, torch.tensor([float(one in known) for one in walls]))
 
     monkeypatch.setattr(main, "evaluate", evaluate)
     for held_out, sample in (60, 20), (20, 60):
         many = f"GRID=12 MAZE_CACHE_SIZE=300 EVAL_MAZES={held_out} EVAL_SAMPLE={sample}".split()
         assert runs(quick / "out", *many, "NUM_EPISODES=32") == 0
         found = summary_of(quick / "out")
-        assert (found["success"], found["generalization_gap"]) == (0, 1)
-        assert found["eval_mazes"] == held_out
+        names = "success", "generalization_gap", "eval_mazes"
+        assert [found[name] for name in names] == [0, 1, held_out]
         for row in rows_of(quick / "out"):
             assert float(row["success"]) == 0 and float(row["train_success"]) == 1
 
@@ -384,23 +325,6 @@ def test_a_run_learns_from_what_the_target_network_sees(
     assert torch.equal(torch.cat(synced, 1), torch.cat(cells, 1))
 
 
-def test_with_double_dqn_the_target_network_is_copied_one_sync_late(quick, monkeypatch):
-    copies, td_targets = [], model.td_targets
-
-    def noting(online, target, *how):
-        _, _, credit, _, double, less_v = how
-        assert double is True and less_v is False and credit == "lambda"
-        copies.append([[x.clone() for x in one.parameters()] for one in (online, target)])
-        return td_targets(online, target, *how)
-
-    monkeypatch.setattr(model, "td_targets", noting)
-    given = f"VISION=1 MEMORY=trail WIDTH=16 DOUBLE=True NUM_EPISODES=64 {RETURNS}".split()
-    assert runs(quick / "out", *given) == 0
-    assert len(copies) == 4
-    for (online, _), (later, target) in zip(copies, copies[1:]):
-        assert all(map(torch.equal, online, target)) and not all(map(torch.equal, later, target))
-
-
 def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypatch):
     sampled, learned = (noted(monkeypatch, Replay, name) for name in ("sample", "set_priority"))
     targets, steps = noted(monkeypatch, model, "td_targets"), noted(monkeypatch, Adam, "step")
@@ -427,9 +351,6 @@ def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypa
 def test_run_leaves_its_files_and_what_it_says_in_them(trained):
     proved = trained[0] / "out"
     saved, rows = summary_of(proved), rows_of(proved)
-    wanted = "success optimal spl loops q_error wrong_views proved generalization_gap eval_mazes"
-    wanted += " episodes env_steps updates seconds seconds_to_99 seconds_to_proof stopped params"
-    assert {*wanted.split(), "device", "seed", "config"} <= saved.keys()
     assert saved["config"].keys() == set(main.CONSTANTS)
     assert [saved[name] for name in ("eval_mazes", "device", "seed")] == [300, "cpu", 0]
     network, config, _ = load_checkpoint(str(proved / "checkpoint.pt"), "cpu")
@@ -440,10 +361,21 @@ def test_run_leaves_its_files_and_what_it_says_in_them(trained):
     assert 0 < float(rows[0]["seconds"]) < float(rows[-1]["seconds"]) < saved["seconds"]
     reached = [float(row["seconds"]) for row in rows if float(row["success"]) >= 0.99]
     assert saved["seconds_to_99"] == reached[0]
-    assert not list(proved.glob("*.part"))
     pictures = proved.with_name("plot.png"), proved / "rollouts.png", proved / "agent.gif"
     kinds = [path.read_bytes()[:4] for path in pictures]
     assert kinds == [b"\x89PNG", b"\x89PNG", b"GIF8"]
+
+
+def test_seconds_to_99_end_with_the_first_evaluation_that_is_so_good(quick, monkeypatch):
+    marks = iter([0.6, 0.98, 0.995, *9 * [1.0]])
+
+    def evaluate(network, mazes, distance):
+        return dict.fromkeys(FULL_MARKS, torch.full((len(mazes.goal),), next(marks)))
+
+    monkeypatch.setattr(main, "evaluate", evaluate)
+    assert runs(quick / "out", "NUM_EPISODES=128", "UNTIL_PROVED=False") == 0
+    wanted = float(rows_of(quick / "out")[2]["seconds"])
+    assert summary_of(quick / "out")["seconds_to_99"] == wanted
 
 
 def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
@@ -464,14 +396,15 @@ def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
 def test_progress_says_how_long_still(capsys):
     row = dict(episodes=100, seconds=30.0, level=0.5, loss=0.1, q_error=2.0, success=0.25)
     run.show_progress(dict(history=[row | dict(wrong_views=1234)]), 400, main.config())
-    said = capsys.readouterr().out
     wanted = r" 25%  100 episodes  3/s +90 s left .*success 0.250  wrong views 1,234\n"
-    assert re.match(wanted, said)
+    assert re.match(wanted, capsys.readouterr().out)
     run.show_progress(dict(history=[row | dict(wrong_views=None)]), 400, main.config())
     assert "views" not in capsys.readouterr().out
 
 
 def test_watchman_speaks_only_of_a_loss_that_has_risen_and_stays_high():
+    """And does not blame what does not act."""
+
     def history(losses, level=0.5):
         return [dict(loss=loss, level=level, success=0.5) for loss in losses]
 
@@ -483,24 +416,9 @@ def test_watchman_speaks_only_of_a_loss_that_has_risen_and_stays_high():
     for rows in history(high), history([5, 3] + high), history([0.0, 2, 3, 2], 1.0):
         said = run.warning(rows, main.config())
         assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
-        assert f"LR is too high (now {main.LR:g})" in said
-        assert "TARGET_SYNCS" not in said  # it can't be less
+        assert said.endswith(f"Usual causes: LR is too high (now {main.LR:g})")
     said = run.warning(rows, main.config() | dict(TARGET_SYNCS=4, CREDIT="lambda"))
     assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA=0.9; try less" in said
-
-
-def test_watchman_does_not_blame_what_does_not_act():
-    rows = [dict(loss=loss, level=0.5, success=0.5) for loss in (0.1, 1.5, 1.1, 7)]
-    assert main.CREDIT == "step" and "LAMBDA" not in run.warning(rows, main.config())
-
-
-@pytest.mark.parametrize("rate", ["0.001", "100", "1e30"])
-def test_a_run_that_explodes_is_told(quick, capsys, rate):
-    given = "MODEL=mlp WIDTH=64 GRAD_CLIP=1e30 NUM_EPISODES=320 UPDATES=1 CURRICULUM=off LR_DECAY=0"
-    ended = runs(quick / "out", *given.split(), f"LR={rate}")
-    out, err = capsys.readouterr()
-    assert ("watch out: the loss" in out) == (rate == "100")
-    assert ("NaN or inf" in err) == (ended == 2) == (rate == "1e30")
 
 
 # Constants
@@ -515,44 +433,35 @@ def settings_of(monkeypatch, *arguments):
     return found[0]
 
 
-def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypatch):
-    """And each command starts from the constants of the file, whatever was asked for before."""
-    written = main.config()
-    assert written["MODEL"] == "mlp" and not written["VISION"] and main.WRITTEN == written
-    kinds = {"": [], "MODEL=cnn": ["thinks cnn"], "MODEL=linear": ["thinks linear"]}
-    kinds |= {"VISION=2": ["window"], "MEMORY=gru VISION=1": ["window"]}
-    kinds |= {"VISION=2 MEMORY=trail": ["window", "window trail"]}
-    kinds |= {"VISION=2 MEMORY=map": ["map"], "THINK=False VISION=2": ["window"]}
-    kinds |= {f"THINK=False MODEL={name}": [f"plain {name}"] for name in plain.NETWORKS}
-    kinds |= {"VISION=2 MEMORY=map MODEL=attention": ["thinks attention", "map"]}
-    assert {kind for kinds in kinds.values() for kind in kinds} >= main.AGENTS.keys()
-    for arguments, names in kinds.items():
-        wanted = dict(written)
-        for name in names:
-            wanted |= main.AGENTS.get(name, {})
-        given = dict(argument.split("=") for argument in arguments.split())
-        given = {name: value != "False" and value for name, value in given.items()}
-        wanted |= {name: type(written[name])(value) for name, value in given.items()}
-        assert settings_of(monkeypatch, *arguments.split()) == wanted, arguments
-        for argument in "LR=0.3", "HUBER=0.7", "UPDATES=3":
-            name, value = argument.split("=")
-            for both in [argument, *arguments.split()], [*arguments.split(), argument]:
-                found = settings_of(monkeypatch, *both)
-                assert found == wanted | {name: type(written[name])(value)}
-        assert main.config() == written
-    set_constants(monkeypatch, LR=0.123, HUBER=0.7)
-    found = settings_of(monkeypatch, "MODEL=cnn")
-    assert (found["LR"], found["HUBER"]) == (main.AGENTS["thinks cnn"]["LR"], 0.7)
+OWN = {"": [], "MODEL=cnn": ["thinks cnn"], "MODEL=linear": ["thinks linear"]}
+OWN |= {"VISION=2": ["window"], "MEMORY=gru VISION=1": ["window"]}
+OWN |= {"VISION=2 MEMORY=trail": ["window", "window trail"], "THINK=False VISION=2": ["window"]}
+OWN |= {f"THINK=False MODEL={name}": [f"plain {name}"] for name in plain.NETWORKS}
+OWN |= {"VISION=2 MEMORY=map MODEL=attention": ["thinks attention", "map"]}
 
 
-def test_a_command_leaves_the_constants_as_they_stand_even_one_that_fails(quick):
-    before = main.config()
-    wrong = "MODEL=cnn LR=-1", "SEED=3 X=1"
-    for given in "MODEL=cnn NUM_EPISODES=32", *wrong:
-        assert runs(quick / "out", *given.split()) == 2 * (given in wrong)
-        assert main.config() == before
-    found = summary_of(quick / "out")["config"]["LR"]
-    assert found == main.AGENTS["thinks cnn"]["LR"] != before["LR"]
+@pytest.mark.parametrize("arguments", OWN)
+def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypatch, arguments):
+    """And each command leaves the constants as they stand, even one that fails."""
+    assert {kind for kinds in OWN.values() for kind in kinds} >= main.AGENTS.keys()
+    before, wanted = main.config(), main.config()
+    for name in OWN[arguments]:
+        wanted |= main.AGENTS.get(name, {})
+    for argument in arguments.split():
+        name, _, value = argument.partition("=")
+        wanted[name] = type(wanted[name])(value != "False" and value)
+    assert settings_of(monkeypatch, *arguments.split()) == wanted
+    for name, value in dict(LR=0.3, HUBER=0.7, UPDATES=3).items():
+        for both in (
+            [f"{name}={value}", *arguments.split()],
+            [*arguments.split(), f"{name}={value}"],
+        ):
+            assert settings_of(monkeypatch, *both) == wanted | {name: value}
+    for wrong in "LR=-1", "X=1":
+        assert main.main([*arguments.split(), "SEED=3", wrong]) == 2
+    assert main.config() == before
+    main.GRAD_CLIP = 0.7  # edited in the file
+    assert settings_of(monkeypatch, *arguments.split()) == wanted | dict(GRAD_CLIP=0.7)
 
 
 def test_a_run_says_which_constants_are_not_those_of_the_file(quick, capsys):

@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from PIL import Image
-from test_main import drawn
+from reference import drawn
 from test_runs import exact, quick, runs, summary_of  # noqa: F401
 
 import main
@@ -115,6 +115,16 @@ def test_arrows_lead_a_step_nearer_and_walks_are_drawn_where_they_went(figures):
     assert sorted(found) == sorted(goals)
 
 
+def test_the_picture_of_the_weights_shows_each_where_its_cell_is(figures):
+    linear = exact().core.q
+    linear.weight.data = torch.arange(64.0).view(4, 16)
+    pictures.weights("weights.png", linear)
+    for (plane, action), axis in zip(np.ndindex(2, 4), figures[0].axes):
+        square = np.asarray(axis.images[0].get_array()).flatten()
+        assert np.delete(square, 4).tolist() == linear.weight[action, 8 * plane :][:8].tolist()
+        assert "bias -1.00" in axis.get_title() or plane
+
+
 def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(monkeypatch):
     """The early agent goes astray from half of the starts, the one at the end from three."""
     drawn_by, mazes = {}, drawn(300, 12)
@@ -219,7 +229,13 @@ def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
     for mazes, distance in parts:
         assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
         assert (maze.shortest(mazes, distance) > 0).all()
-    shown, sets = [], metrics.test_sets
+    shown, walked, evaluate, sets = [], [], main.evaluate, metrics.test_sets
+
+    def noting(network, mazes, *how):
+        walked.append((mazes, evaluate(network, mazes, *how)))
+        return walked[-1][1]
+
+    monkeypatch.setattr(main, "evaluate", noting)
     assert all(map(torch.equal, next(sets(config, packed))[0], whole(config, packed)[0]))
     monkeypatch.setattr(pictures, "walks", lambda path, mazes, *_: shown.append(mazes))
     monkeypatch.setattr(metrics, "test_sets", lambda *given: sets(*given, cells=64 * 6))
@@ -228,3 +244,8 @@ def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
     found = summary_of(quick / "out")
     assert sum(band["mazes"] for band in found["by_distance"].values()) == 16
     assert found["success"] == found["optimal"] > 0.5 and len(shown[0].goal) == 5
+    success = [scores["success"].mean().item() for _, scores in walked[1:4]]  # held-out mazes
+    worst, _ = walked[1 + success.index(min(success))]
+    assert len({*success}) > 1
+    pictured, there = (files.fingerprints(maze.pack(x.walls)) for x in (shown[0], worst))
+    assert {*pictured} <= {*there}

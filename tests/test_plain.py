@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import reference
 import torch
+from reference import drawn, seeded
 from scipy.stats import chisquare
-from test_main import drawn
 from test_runs import quick, runs, summary_of  # noqa: F401
 
 import main
@@ -25,10 +25,6 @@ SHORT = (
     "THINK=False MODEL=cnn NUM_EPISODES=4096 BSZ=256 UPDATES=32 TARGET_SYNCS=1 EVAL_EVERY=5 "
     "MAX_START_DISTANCE=30 MAX_EP_LENGTH=50 MAZE_CACHE_SIZE=2000 EVAL_MAZES=300 EVAL_SAMPLE=50"
 ).split()
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def fresh(name, spread=None, **asked):

@@ -2,16 +2,12 @@ import numpy as np
 import pytest
 import reference
 import torch
-from scipy.stats import binomtest, chisquare
+from reference import seeded
+from scipy.stats import chisquare
 
 import main
 import maze
 from support.learning import Adam, Replay, minibatches
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # Adam
 
@@ -51,32 +47,26 @@ def test_step_on_no_losses_at_all_is_finite():
     assert weights.tolist() == [1, 1, 1]
 
 
-# Replay
+# Minibatches
 
 
 @pytest.mark.parametrize("b, number", [(12, 4), (13, 5), (5, 5), (7, 1)])
-def test_minibatches_hold_each_step_that_counts_once(b, number):
-    counts, x = torch.rand(6, b, generator=seeded()) < 0.5, torch.arange(6 * b).view(6, b)
-    found = minibatches(counts, number)
-    steps = torch.cat([x[:, part].flatten()[steps] for part, steps in found])
-    assert steps.sort()[0].tolist() == x[counts].tolist()
-    sizes = [len(range(b)[part]) for part, _ in found]
-    assert len(sizes) == number and sum(sizes) == b and max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("b, number", [(12, 4), (13, 5), (5, 5), (7, 1)])
-def test_minibatches_hold_one_step_of_each_kind(b, number):
-    """Of the steps that count: in each part as many as there are kinds in it."""
+def test_minibatches_hold_each_step_that_counts_once_or_one_of_each_kind(b, number):
     counts = torch.rand(30, b, generator=seeded()) < 0.5
     kinds = torch.randint(9, (30, b), generator=seeded(1), dtype=torch.int32)
-    every = minibatches(counts, number)
-    found = minibatches(counts, number, kinds)
-    assert [part for part, _ in found] == [part for part, _ in every]
-    for (part, steps), (_, all_steps) in zip(found, every):
+    every, x = minibatches(counts, number), torch.arange(30 * b).view(30, b)
+    steps = torch.cat([x[:, part].flatten()[steps] for part, steps in every])
+    assert steps.sort()[0].tolist() == x[counts].tolist()
+    sizes = [len(range(b)[part]) for part, _ in every]
+    assert len(sizes) == number and sum(sizes) == b and max(sizes) - min(sizes) <= 1
+    for (part, steps), (same, some) in zip(every, minibatches(counts, number, kinds), strict=True):
         own = kinds[:, part].flatten()
-        assert sorted(own[steps].tolist()) == sorted(set(own[all_steps].tolist()))
-        assert set(steps.tolist()) < set(all_steps.tolist())
+        assert part == same and set(some.tolist()) < set(steps.tolist())
+        assert sorted(own[some].tolist()) == sorted(set(own[steps].tolist()))
     assert sum(len(steps) for _, steps in minibatches(counts & False, number, kinds)) == 0
+
+
+# Replay
 
 
 def numbered(first, n):
@@ -155,17 +145,6 @@ def test_new_episodes_come_with_the_top_priority():
     drawn = np.bincount(replay.sample(50_000, seeded())[3], minlength=45)
     assert chisquare(drawn[[3, *range(20, 45)]]).pvalue > 1e-6
     assert 2 * np.delete(drawn[:20], 3).max() < drawn[20:].min()
-
-
-def test_one_great_error_leaves_100_000_small_ones_their_share():
-    n, small, great = 100_001, 1e-4, 1e3
-    replay, cells = Replay(n, 5, 1, 1.0, "cpu"), torch.zeros(2, n)
-    replay.add(reference.random_mazes(n, 5, 5), cells, cells[:1])
-    learned(replay, torch.arange(n), torch.tensor([[great] + [small] * (n - 1)]))
-    drawn = torch.bincount(replay.sample(1_000_000, seeded())[3], minlength=n)
-    share = 1 - great / (great + (small + 1e-6) * (n - 1))  # nobody's priority is 0
-    assert binomtest(int(drawn[1:].sum()), 1_000_000, share).pvalue > 1e-6
-    assert chisquare(drawn[1:].view(100, -1).sum(1)).pvalue > 1e-6
 
 
 def test_replay_goes_on_from_its_state():

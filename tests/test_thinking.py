@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from reference import seeded, to_goal
 
 import main
 import maze
@@ -16,24 +17,7 @@ from support import agents, metrics, report
 from support.agents import build, recall
 
 SQUARE = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # row by row
-MOVES = dict(up=1, down=6, left=3, right=4)  # where in the square they lead
-SIGNS = "#-=+"  # in the drawing of a view: a wall; farther from the goal, as far, nearer
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def view_of(drawing):
-    """The number of a view that is drawn as three rows, the cell itself an o."""
-    signs = drawing.replace("/", "").replace("o", "")
-    return sum(SIGNS.index(sign) * 4**k for k, sign in enumerate(signs))
-
-
-def steps_to_goal(mazes):
-    """By scipy: (H, W, B), -1 where the goal can't be reached."""
-    walls = np.moveaxis(mazes.walls.numpy(), -1, 0)
-    return torch.from_numpy(np.stack([*map(reference.distances, walls, mazes.goal)], -1))
+MOVES = [1, 6, 3, 4]  # where in the square up, down, left and right lead
 
 
 def mazes_of_all_kinds():
@@ -151,54 +135,11 @@ def test_every_maze_of_up_to_4x4_cells_is_walked_by_a_shortest_path(proved):
 
 # The proof
 
-# How a kind of view is to be answered, as one sees it: (the change of V, the actions).
-KINDS = {
-    "###/-o+/###": (0, ["right"]),  # a corridor
-    "-+-/-o-/---": (0, ["up"]),  # the best neighbour is nearer
-    "#+#/+o=/#-#": (0, ["up", "left"]),  # two of them
-    "=+=/+o+/=+=": (0, ["up", "down", "left", "right"]),
-    "-=-/-o-/---": (-1, ["up"]),  # as far
-    "###/#o=/###": (-1, ["up", "down", "left", "right"]),  # to stay, at a wall, is as good
-    "---/-o-/---": (-2, ["up", "down", "left", "right"]),  # all four farther
-    "---/-o-/-#-": (-1, ["down"]),  # but it could stay
-    "-#-/-o#/-#-": (-1, ["up", "down", "right"]),
-    "+#+/#o#/+#+": (-1, ["up", "down", "left", "right"]),  # closed in
-    "+-+/-o-/+-+": (-2, ["up", "down", "left", "right"]),  # only diagonally is it nearer
-    "+=#/-o-/+-+": (-1, ["up"]),
-    "-=#/-o-/+--": (-1, ["up"]),  # the same but for the diagonal neighbours
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("drawing", KINDS)
-def test_one_wrong_view_is_found_and_shown(proved, drawing, capsys):
-    view, (right, ways) = view_of(drawing), KINDS[drawing]
-    only = torch.zeros(model.VIEWS, dtype=torch.bool)
-    only[view] = True
-    assert report.prove(proved) == 0 and metrics.wrong_views(proved) == 0
-    assert proved.change[view] == right and list(MOVES)[proved.action[view]] in ways
-    for change in {*range(-9, 10)} - {right}:
-        wrong = copy.deepcopy(proved)
-        wrong.change[view] = change
-        assert torch.equal(model.wrong_views(wrong), only)
-        assert report.prove(wrong) == 1
-    for action, name in enumerate(MOVES):
-        wrong = copy.deepcopy(proved)
-        wrong.action[view] = action
-        assert metrics.wrong_views(wrong) == report.prove(wrong) == (name not in ways)
-    wrong.change[view], wrong.action[view] = right - 1, 0
-    capsys.readouterr()
-    assert report.prove(wrong) == 1
-    said = capsys.readouterr().out
-    assert "1 of the 65,536" in said and f"V changes by {right - 1:+d}, it goes up" in said
-    assert f"V changes by {right:+d}, it goes {' or '.join(ways)}\n" in said
-    for row in drawing.split("/"):
-        assert "    " + " ".join(row) in said
-
 
 def test_of_all_views_just_the_wrong_answers_are_refused(proved):
     """Every change and every action in every view, against a count in plain numpy."""
     sign = np.indices((4,) * 8).reshape(8, -1)[::-1]  # neighbour k: digit k from the right
-    after = np.stack([np.where(sign[k] == 0, 0, sign[k] - 2) for k in MOVES.values()])
+    after = np.stack([np.where(sign[k] == 0, 0, sign[k] - 2) for k in MOVES])
     best = after.max(0)
     for action in range(4):
         proved.action.fill_(action)
@@ -207,19 +148,6 @@ def test_of_all_views_just_the_wrong_answers_are_refused(proved):
     for change in range(-9, 10):
         proved.change.fill_(change)
         assert np.array_equal(model.wrong_views(proved).numpy(), best - 1 != change)
-
-
-def test_a_network_with_one_wrong_view_fails_where_it_is_seen(proved):
-    """It goes to and fro, or stays in a dead end that it takes to be as near as the next cell."""
-    there, back = (reference.corridor(7, start, goal) for start, goal in ((0, 6), (6, 0)))
-    actions, changes = copy.deepcopy(proved), copy.deepcopy(proved)
-    actions.action[view_of("###/-o+/###")] = 2
-    dead_end = view_of("###/#o=/###")
-    changes.change[dead_end], changes.action[dead_end] = 0, 0  # to bump is as good as to go
-    for network, fails in ((proved, False), (actions, True), (changes, True)):
-        assert metrics.wrong_views(network) == fails
-        ends = [main.rollout(network, mazes, 6)[0].cells[-1].item() for mazes in (there, back)]
-        assert (ends == [6, 0]) != fails
 
 
 def test_a_network_that_says_no_number_is_not_proved(proved):
@@ -231,27 +159,21 @@ def test_a_network_that_says_no_number_is_not_proved(proved):
 # Thinking
 
 
-def test_thinking_is_value_iteration(proved):
-    """Look for look, from 0: V(s) = -1 + max V(s'), in all cells, those cut off too."""
-    for mazes in mazes_of_all_kinds():
-        (h, w, b), goal = mazes.walls.shape, mazes.goal.numpy()
-        after = np.stack([reference.moves(walls) for walls in mazes.walls.permute(2, 0, 1).numpy()])
-        away, wanted = steps_to_goal(mazes).numpy(), np.zeros((b, h * w))
-        infinite = np.where(away < 0, 10**6, away)
-        looks = model.looks(proved.change, mazes.walls, mazes.goal)
-        for k, (value, _) in enumerate(itertools.islice(looks, 25)):
-            is_open, iterated = ~mazes.walls.numpy(), np.moveaxis(wanted.reshape(b, h, w), 0, -1)
-            assert np.array_equal(value.numpy()[is_open], iterated[is_open])
-            assert np.array_equal(iterated[is_open], -np.minimum(k, infinite)[is_open])
-            wanted = -1 + np.stack([v[next_cells] for v, next_cells in zip(wanted, after)]).max(1)
-            wanted[np.arange(b), goal] = 0
-
-
-def test_thinking_ends_with_the_exact_distances_and_no_later_than_it_must(proved):
-    """Two looks after the farthest cell has its value, and one that sees nothing new."""
+def test_thinking_is_value_iteration_and_ends_with_the_exact_distances(proved):
+    """Look for look, from 0: V(s) = -1 + max V(s'), in all cells, those cut off too. It ends two
+    looks after the farthest cell has its value, and one that sees nothing new."""
     cut_off = 0
     for mazes in mazes_of_all_kinds():
-        away, thoughts = steps_to_goal(mazes), proved.begin(mazes)
+        (h, w, b), goal = mazes.walls.shape, mazes.goal.numpy()
+        after = np.stack([reference.moves(walls) for walls, _ in reference.one_by_one(mazes)])
+        away, wanted, is_open = to_goal(mazes), np.zeros((b, h * w)), ~mazes.walls.numpy()
+        looks = model.looks(proved.change, mazes.walls, mazes.goal)
+        for value, _ in itertools.islice(looks, 25):
+            iterated = np.moveaxis(wanted.reshape(b, h, w), 0, -1)
+            assert np.array_equal(value.numpy()[is_open], iterated[is_open])
+            wanted = -1 + np.stack([v[next_cells] for v, next_cells in zip(wanted, after)]).max(1)
+            wanted[np.arange(b), goal] = 0
+        thoughts = proved.begin(mazes)
         assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].int())
         assert thoughts.value.min() >= -(away.max() + 3)
         assert not thoughts.value[mazes.walls].any()
@@ -267,11 +189,11 @@ def test_with_k_looks_the_cells_within_k_steps_know_the_way(proved, looks):
     limited = build(main.config() | dict(LOOKS=looks))
     limited.load_state_dict(proved.state_dict())
     mazes = reference.random_mazes(40, 9, 8, share=0.25)
-    away, thoughts = steps_to_goal(mazes), limited.begin(mazes, 100)
+    away, thoughts = to_goal(mazes), limited.begin(mazes, 100)
     within, beyond = (away > 0) & (away <= looks), away > looks
     assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].clamp(max=looks).int())
     assert (next_to(away, thoughts.greedy()) == away - 1)[within].all()
-    nearer = model.planes_of(thoughts.view.flatten())[1, list(MOVES.values())].amax(0) > 0
+    nearer = model.planes_of(thoughts.view.flatten())[1, MOVES].amax(0) > 0
     assert not nearer.view(away.shape)[beyond].any()
     assert within.any() and (beyond.any() or looks > 20)
     assert report.prove(limited) == 1
@@ -294,29 +216,11 @@ def test_training_looks_a_little_farther_than_its_farthest_start(proved, farthes
 
 
 def test_a_way_of_more_than_32_767_steps_is_right(proved):
-    walls = torch.from_numpy(reference.serpentine(257))[..., None]
-    goal = torch.tensor([0])
+    walls, goal = torch.from_numpy(reference.serpentine(257))[..., None], torch.tensor([0])
     mazes = maze.Mazes(walls, goal, goal)
-    value, away = proved.begin(mazes).value, steps_to_goal(mazes)
+    value, away = proved.begin(mazes).value, to_goal(mazes)
     assert away.max() > 32_767
     assert torch.equal(value[away >= 0], -away[away >= 0].int())
-
-
-def test_mazes_of_a_batch_do_not_disturb_each_other(proved):
-    """Though thinking goes on until the last of them is at rest."""
-    mazes = reference.random_mazes(30, 9, 10, share=0.4)
-    thoughts, away = proved.begin(mazes), steps_to_goal(mazes)
-    reached, farthest = away > 0, set()
-    for part in [torch.tensor([i]) for i in range(30)] + [slice(10, 20), torch.tensor([7, 2, 2])]:
-        few, own = proved.begin(mazes.select(part)), reached[..., part]
-        assert torch.equal(few.value[own], thoughts.value[..., part][own])
-        assert torch.equal(few.greedy()[own], thoughts.greedy()[..., part][own])
-        assert torch.equal(few.q()[:, own], thoughts.q()[..., part][:, own])
-        farthest.add(int(away[..., part].max()))
-    assert len(farthest) > 5
-
-
-# Lazy looks
 
 
 def test_lazy_thinking_is_thinking_number_for_number(proved_run):
@@ -365,14 +269,15 @@ def test_core_gives_four_numbers_a_view_and_every_weight_learns(name):
 @pytest.mark.parametrize("name", CORES)
 def test_table_holds_what_the_core_says_once_it_is_asked(name):
     """Once its weights have changed and it is to be used, not before; walled in there is no way."""
-    network, views = thinker(name), torch.randint(model.VIEWS, (400,), generator=seeded())
-    planes, closed_in = model.planes_of(views), view_of("=#-/#o#/+#=")
+    network, planes = thinker(name), model.planes_of(torch.arange(model.VIEWS))
+    some = torch.randint(model.VIEWS, (400,), generator=seeded())
+    closed_in = planes[0, MOVES].all(0)
     for _ in range(2):
-        apart = torch.cat([network.core(planes[..., i : i + 1]) for i in range(400)], 1)
-        wanted = torch.where(planes[0, list(MOVES.values())].all(0), -1, apart)
-        table, best = network.table[:, views], network.table.amax(0)
-        assert torch.allclose(table, wanted, atol=1e-4)
+        apart = torch.cat([network.core(planes[..., [i]]) for i in some], 1)
+        wanted = torch.where(closed_in[some], -1, apart)
+        assert torch.allclose(network.table[:, some], wanted, atol=1e-4)
         assert (network.table[:, closed_in] == -1).all()
+        best = network.table.amax(0)
         assert torch.equal(network.table.gather(0, network.action.long()[None])[0], best)
         off = (network.change - best).abs()[best.abs() < 9]
         assert off.max() <= 0.5 and len(off) > 5000
@@ -385,45 +290,30 @@ def test_table_holds_what_the_core_says_once_it_is_asked(name):
 
 def test_cnn_is_two_convolutions_of_the_square_around_the_cell():
     core = thinker("cnn").core
-    views = torch.randint(model.VIEWS, (50,), generator=seeded())
+    planes = model.planes_of(torch.randint(model.VIEWS, (50,), generator=seeded()))
     square = torch.zeros(50, 2, 3, 3)
     for k, (dy, dx) in enumerate(SQUARE):  # the cell itself is nothing
-        square[:, :, 1 + dy, 1 + dx] = model.planes_of(views)[:, k].t()
+        square[:, :, 1 + dy, 1 + dx] = planes[:, k].t()
     first = core.first.weight.view(8, 2, 2, 2)
     second = core.second.weight.view(8, 2, 2, 8).permute(0, 3, 1, 2)
     found = torch.conv2d(square, first, core.first.bias).relu()
     found = torch.conv2d(found, second, core.second.bias).relu()
     assert found.shape == (50, 8, 1, 1) and (found > 0).any()
-    assert torch.allclose(core(model.planes_of(views)), core.q(found[..., 0, 0]).t(), rtol=1e-4)
+    assert torch.allclose(core(planes), core.q(found[..., 0, 0]).t(), rtol=1e-4)
 
 
 @torch.no_grad()
 def test_attention_weighs_the_neighbours_for_each_action():
-    core, views = thinker("attention").core, torch.randint(model.VIEWS, (6,), generator=seeded())
-    planes = model.planes_of(views)
+    core = thinker("attention").core
+    planes = model.planes_of(torch.randint(model.VIEWS, (6,), generator=seeded()))
     q = core(planes)
     for i, action in np.ndindex(6, 4):
         tokens = [core.token(planes[:, k, i]) + core.place[:, k, 0] for k in range(8)]
         score = np.array([float(core.query[action] @ token) for token in tokens])
         share = np.exp(score - score.max())
-        share /= share.sum()
-        brought = sum(float(s) * token for s, token in zip(share, tokens))
+        brought = sum(float(s) * token for s, token in zip(share / share.sum(), tokens))
         wanted = core.q(core.hidden(brought).relu())
         assert float(q[action, i]) == pytest.approx(float(wanted), rel=1e-3, abs=1e-3)
-
-
-@torch.no_grad()
-def test_linear_core_can_be_the_backup_itself():
-    """Each action costs a step, and leads to the neighbour in its direction; a wall counts 0."""
-    network = build(main.config() | dict(MODEL="linear"))
-    network.core.q.bias.fill_(-1)
-    for action, k in enumerate(MOVES.values()):
-        network.core.q.weight[action, 8 + k] = 1
-    assert metrics.wrong_views(network.eval()) == 0
-    mazes = next(mazes_of_all_kinds())
-    away = steps_to_goal(mazes)
-    error = network.begin(mazes).q() - maze.optimal_q(mazes, away)
-    assert error[:, away > 0].abs().max() < 1e-5
 
 
 # On a map
@@ -434,21 +324,18 @@ def test_linear_core_can_be_the_backup_itself():
 def test_agent_on_a_map_plans_on_what_it_has_seen_and_takes_the_rest_for_open(
     proved, vision, epsilon
 ):
-    b, steps = 25, 30
+    b, steps, detours = 25, 30, 0
     agent = build(main.config() | dict(VISION=vision, MEMORY="map"))
     agent.thinker.load_state_dict(proved.state_dict())
     mazes = reference.random_mazes(b, 9, 10, share=0.35)
     episodes, sight = main.rollout(agent, mazes, steps, torch.full((b,), epsilon), seeded())
     view, value, next_value = sight.seen(episodes.cells)
     assert all(map(torch.equal, episodes.seen, (view, value, next_value)))
-    detours = 0
-    for i in range(b):
-        walls, goal = mazes.walls[..., i].numpy(), int(mazes.goal[i])
+    for i, (walls, goal) in enumerate(reference.one_by_one(mazes)):
         cells, known = episodes.cells[:, i].tolist(), np.zeros_like(walls)
         for t, cell in enumerate(cells):
             before = reference.distances(known, goal).flat if t else None
-            seen = reference.in_windows(walls.shape, cells[: t + 1], vision)
-            known = walls & seen
+            known = walls & reference.in_windows(walls.shape, cells[: t + 1], vision)
             away = reference.distances(known, goal).flat
             if t and before[cell] >= 0:
                 assert next_value[t - 1, i] == -before[cell]

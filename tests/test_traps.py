@@ -8,33 +8,23 @@ import re
 
 import numpy as np
 import pytest
-import reference
 import torch
-from PIL import Image
 from test_runs import exact, quick, runs  # noqa: F401
 
 import main
 import model
-from support import mazefile, pictures, plain, processes, settings
+from support import pictures, plain, processes, settings
 from support.files import load_checkpoint, save_checkpoint
 from support.processes import UserError
 
-VALUES = dict(
-    SHAPING=["none", "manhattan", "oracle"],
-    NOVELTY=[0.0, 0.1],
-    REPLAY=["off", "uniform", "prioritized"],
-    MEMORY=["none", "trail", "gru", "map"],
-    VISION=[0, 1, 2],
-    CURRICULUM=["off", "linear", "adaptive"],
-    MODEL=["linear", "mlp", "cnn", "attention"],
-    GOAL=["random", "corner"],
-    DOUBLE=[True, False],
+VALUES = settings.CHOICES | dict(
     THINK=[True, False],
-    CREDIT=["step", "lambda", "episode"],
-    LAMBDA=[0.0, 0.9, 1.0],
-    UNIT=["q", "advantage"],
-    TARGET_SYNCS=[1, 2],
+    VISION=[0, 1, 2],
     LOOKS=[0, 3],
+    NOVELTY=[0.0, 0.1],
+    DOUBLE=[True, False],
+    LAMBDA=[0.0, 0.9, 1.0],
+    TARGET_SYNCS=[1, 2],
     GAMMA=[1.0, 0.98],
     STEP_REWARD=[-1.0, 0.0],
     GOAL_REWARD=[0.0, 1.0],
@@ -117,11 +107,6 @@ def test_what_is_only_a_network_or_only_a_core_is_refused_as_the_other(monkeypat
             settings.check(settings.of_run(main.config(), main.AGENTS, wrong.split()))
 
 
-def test_a_width_that_four_heads_can_not_share_is_refused_or_taken(quick):  # noqa: F811
-    given = "THINK=False MODEL=attention WIDTH=6 TARGET_SYNCS=1 NUM_EPISODES=32".split()
-    assert runs(quick / "out", *given) in (0, 2)
-
-
 # Runs that follow one another, and numbers
 
 
@@ -156,17 +141,6 @@ def test_only_a_run_with_the_constants_of_the_file_replaces_its_plot(tmp_path, m
         settings.check(before | dict(OUT_DIR="out", PLOT_FILE="other/plot.png"))
 
 
-def test_numbers_may_have_a_fraction_but_where_it_makes_no_sense():
-    for written, text, value in (0, "0.01", 0.01), (0, "1", 1), (0.5, "1", 1.0), (3, "1e3", 1000):
-        found = settings.read(dict(NOVELTY=written), f"NOVELTY={text}")
-        assert found == ("NOVELTY", value) and type(found[1]) is type(value)
-    settings.check(main.config())
-    for name in settings.WHOLE:
-        assert isinstance(main.config()[name], int)
-        with pytest.raises(UserError, match=f"{name}=2.5.*whole number"):
-            settings.check(main.config() | {name: 2.5})
-
-
 def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
     (tmp_path / "folder.part").mkdir()
     left = "checkpoint.pt.123.part", "training_plot.png.7.part"
@@ -180,46 +154,12 @@ def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
 # Mazes from elsewhere
 
 
-def picture(walls, start, goal, size, path, mode="RGB"):
-    """A picture of a maze with cells of `size` pixels, start green, goal red."""
-    image = np.where(walls[..., None], 0, 255).astype(np.uint8).repeat(3, -1)
-    for cell, color in ((start, (0, 255, 0)), (goal, (255, 0, 0))):
-        if cell is not None:
-            image.reshape(-1, 3)[cell] = color
-    Image.fromarray(image.repeat(size, 0).repeat(size, 1)).convert(mode).save(path)
-
-
-def test_a_picture_and_an_array_are_the_maze_that_they_show(tmp_path):
-    some = reference.random_mazes(12, 9, 12)
-    for i, size in itertools.product(range(12), (1, 2, 7)):
-        walls, start, goal = some.walls[..., i].numpy(), int(some.start[i]), int(some.goal[i])
-        if start == goal:
-            continue
-        places = ["{},{}".format(*divmod(cell, 12)) for cell in (start, goal)]
-        picture(walls, start, goal, size, tmp_path / "colors.png")
-        picture(walls, None, None, size, tmp_path / "gray.png", "L")
-        np.save(tmp_path / "maze.npy", walls * 2.5)
-        for name, given in (
-            ("colors.png", ["", "", "0"]),
-            ("gray.png", places),
-            ("maze.npy", places),
-        ):
-            (found,) = mazefile.read(str(tmp_path / name), *given)
-            assert np.array_equal(found.walls, walls)
-            assert (found.start, found.goal) == (start, goal)
-    for text in "A.#\n#.B\n", "S.#\n#.G\n", "P %\n% .\n", "A.%\n%.B\n":  # letters of others
-        (tmp_path / "maze.txt").write_text(text)
-        (found,) = mazefile.read(str(tmp_path / "maze.txt"))
-        assert np.array_equal(found.walls, [[0, 0, 1], [1, 0, 0]]), text
-        assert (found.start, found.goal) == (0, 5), text
-
-
 def test_solve_draws_what_it_prints(tmp_path, monkeypatch, capsys):
     drawn = []
-    picture(np.zeros((4, 4), bool), 0, 15, 3, tmp_path / "maze.png")
+    (tmp_path / "maze.txt").write_text("S...\n....\n....\n...G\n")
     save_checkpoint(str(tmp_path / "checkpoint.pt"), exact(), main.config() | dict(MODEL="linear"))
     monkeypatch.setattr(pictures, "walks", lambda *found: drawn.append(found))
-    assert main.main(["solve", str(tmp_path / "maze.png"), f"OUT_DIR={tmp_path}"]) == 0
+    assert main.main(["solve", str(tmp_path / "maze.txt"), f"OUT_DIR={tmp_path}"]) == 0
     path, mazes, cells, away, distance, farthest = drawn[0]
     assert path == str(tmp_path / "solved.png") and mazes.goal.tolist() == [15]
     walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))

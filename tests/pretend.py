@@ -81,7 +81,7 @@ class Device(TorchFunctionMode):
             self.check(name, args, tensors)
         self.calls[name] += on_device
         made = function(*args, **kwargs)
-        if on_device:
+        if on_device and not any(made is x for x in args[:1]):  # in place: it stays where it is
             made = tree_map(there, made)
             results = [x for x in tree_leaves(made) if isinstance(x, torch.Tensor)]
             self.doubles |= {name} if any(x.dtype == torch.float64 for x in results) else set()

@@ -55,23 +55,49 @@ def test_row_of_an_agent_that_thinks(model):
 SETTINGS = {"mlp": ""} | {name: f" MODEL={name}" for name in ("linear", "cnn", "attention")}
 
 
+def seeds(name):
+    """How many seeds a table is of, by its command or by the default of its script."""
+    text = (ROOT / "bench" / "results" / f"{name}.md").read_text()
+    script = (ROOT / "bench" / f"{name}.py").read_text()
+    return (re.search(r"python bench/.*SEEDS=(\d+)", text) or re.search(r"SEEDS=(\d+)", script))[1]
+
+
 def test_rows_of_the_other_agents():
-    plain, window = table("plain"), table("window")
-    for name, grid in ("plain CNN, 10x10", 10), ("plain CNN, 16x16", 16):
-        found = plain[f"cnn, {grid}x{grid}"]
-        _, number, success, seconds, _ = row(name)
-        assert number == found["weights"] == weights(THINK=False, MODEL="cnn", GRID=grid)
-        assert (success, seconds) == (found["success"], found["seconds"])
-        assert found["detours"] == "0.0000 (0.0000)"
-    beyond = plain["cnn, 16x16"]
-    assert f"from any start: {beyond['31x31']} and {beyond['32x32']}" in TEXT
+    plain, window, by_hand = table("plain"), table("window"), table("explorers")
+    for size, grid in ("10x10", 10), ("16x16", 16):
+        found, number = plain[f"cnn, {size}"], weights(THINK=False, MODEL="cnn", GRID=grid)
+        wanted = [number, found["success"], found["seconds"], seeds("plain")]
+        assert row(f"plain CNN, {size}")[1:] == wanted
+    found = plain["cnn, 16x16"]
+    missed, of = re.match(r"([\d,]+) of ([\d,]+),", found["not"]).groups()
+    assert f"Of {of} held-out mazes of 16x16 (" in TEXT
+    assert f"it walked all but {missed} by a shortest path" in TEXT
+    assert f"from any start: {found['31x31']} and {found['32x32']}" in TEXT
     for memory in "none", "trail", "gru", "map":
-        found = window[f"MEMORY={memory}"]
-        _, number, success, seconds, _ = row(f"5x5 cells, {memory}")
-        assert number == found["weights"] == weights(VISION=2, MEMORY=memory)
-        assert (success, seconds) == (found["success"].split()[0], found["seconds"].split()[0])
-    by_hand = max(float(cells["success in 100 steps"]) for cells in table("explorers").values())
-    assert f"best explorer written by hand: {by_hand:.3f}" in TEXT
+        found, number = window[f"MEMORY={memory}"], weights(VISION=2, MEMORY=memory)
+        wanted = [number, found["success"], found["seconds"], seeds("window")]
+        assert number == found["weights"] and row(f"5x5 cells, {memory}")[1:] == wanted
+    best = max(cells["success in 100 steps"] for cells in by_hand.values())
+    depth_first = by_hand["depth-first search"]["success in 100 steps"]
+    assert f"depth-first search {depth_first}, planning on a map {best}." in TEXT
+
+
+def test_what_is_taken_away():
+    turned, trail = table("turned-plain"), table("turned-trail")
+    dqn = next(name for name in turned if name.startswith("DQN: "))
+    for start, name in {
+        "layers that share": "layers of their own",
+        "the maze in sight": "the maze is shown once",
+        "credit from all": dqn,
+        "the same, with the target network synced once": "DQN, TARGET_SYNCS=1",
+        "advantages in steps": "UNIT=q",
+        "the curriculum": "CURRICULUM=off",
+    }.items():
+        assert row(start)[1] == turned[name]["success"], name
+    assert f"after 15,360 episodes: success {turned['nothing']['success']}." in TEXT
+    fades = trail["how lately as 0.9 ** steps"]["success"]
+    assert f"success falls from {trail['nothing']['success']} to {fades}." in TEXT
+    assert "TARGET_SYNCS=8" in dqn and "CREDIT=step" in dqn and "UNIT=q" in dqn
 
 
 def test_sentences():

@@ -6,9 +6,9 @@ plain: the CNN on 10x10 mazes; trail: VISION=2 MEMORY=trail. Each run is shorter
 own, so that what helps can be seen. Below "DQN": credit from one step, discounted Q, 8 target
 syncs a batch, and what is turned from there. Prints the median (worst seed) of success in
 MAX_EP_LENGTH steps (plain: 100, trail: 200) on 2,000 held-out mazes; then, plain: in 200 perfect
-mazes of 31x31 cells; trail: the share of the held-out mazes in which it goes round for ever. A row whose weights are
-those of the row that it was turned from says so: there the constant does nothing. BUILT_IN=1: only
-what is not a constant is turned.
+mazes of 31x31 cells; trail: the share of the held-out mazes in which it goes round for ever. A row
+whose weights are those of the row that it was turned from says so: there the constant does nothing.
+BUILT_IN=1: only what is not a constant is turned.
 """
 
 import contextlib

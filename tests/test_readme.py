@@ -83,7 +83,7 @@ def test_rows_of_the_other_agents():
 
 
 def test_what_is_taken_away():
-    turned, trail = table("turned-plain"), table("turned-trail")
+    turned, memory = table("turned-plain"), table("turned-memory")
     dqn = next(name for name in turned if name.startswith("DQN: "))
     for start, name in {
         "layers that share": "layers of their own",
@@ -95,8 +95,8 @@ def test_what_is_taken_away():
     }.items():
         assert row(start)[1] == turned[name]["success"], name
     assert f"after 15,360 episodes: success {turned['nothing']['success']}." in TEXT
-    fades = trail["how lately as 0.9 ** steps"]["success"]
-    assert f"success falls from {trail['nothing']['success']} to {fades}." in TEXT
+    fades = memory["how lately as 0.9 ** steps"]["success"]
+    assert f"falls from {memory['nothing']['success']} to {fades}." in TEXT
     assert "TARGET_SYNCS=8" in dqn and "CREDIT=step" in dqn and "UNIT=q" in dqn
 
 

@@ -323,11 +323,10 @@ def run():
 
 def main(arguments: list[str], began=None) -> int:
     """Runs a command, begun at `began` or now; returns the exit status, restores the constants."""
-    before, began = config(), began or time.perf_counter()
-    verb = arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
+    before, began, verb = config(), began or time.perf_counter(), settings.verb_of(arguments)
 
     def command():
-        _, paths, given, told = settings.split(arguments, __doc__, mazefile.__doc__)
+        paths, given, told = settings.split(arguments, __doc__, mazefile.__doc__)
         globals().update(settings.of_run(before, AGENTS, given), started=began)
         settings.check(config(), WORLD)
         if verb == "train":

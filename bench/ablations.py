@@ -16,7 +16,7 @@ import statistics
 import sys
 
 import torch
-from options import split, trained
+from options import own, split, trained
 
 import main
 import maze
@@ -168,9 +168,7 @@ def one_run(arguments, kind=None):
 
 def with_loops(n=500, grid=31):
     """Mazes with half of their walls, larger than those of training, and the distances."""
-    generator = torch.Generator().manual_seed(grid)
-    packed = maze.make_mazes(n, grid, generator)
-    mazes = maze.draw(packed, grid, 0.5, grid * grid, "random", generator)
+    mazes = own(n, grid, 0.5, grid)
     return mazes, maze.distances(mazes.walls, mazes.goal)
 
 
@@ -194,8 +192,8 @@ def run(arguments):
     print("| turned | batches to the proof, or wrong views | held-out | loops |")
     print("| --- | ---: | ---: | ---: |")
     default = None
-    for name, (own, kind) in ROWS.items():
-        runs = [one_run([*common, *own.split(), f"SEED={seed}"], kind) for seed in seeds]
+    for name, (turn, kind) in ROWS.items():
+        runs = [one_run([*common, turn, f"SEED={seed}"], kind) for seed in seeds]
         default = default or runs
         print(f"| {' | '.join([name, *words(runs, default)])} |", flush=True)
 

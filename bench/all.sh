@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes every table of bench/results, in some three hours on two cores: first what is timed, alone; then
-# what learns and how well, two at a time, with one thread each. Each file says by which command,
-# commit and machine it was made. The thousand kills of bench/kills.py take a while longer.
+# Makes every table of bench/results, in some three hours on two cores: first what is timed, alone;
+# then what learns and how well, two at a time, with one thread each. Each file says by which
+# command, commit and machine it was made. The thousand kills of bench/kills.py take a while longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -12,9 +12,8 @@ record() {  # record NAME SCRIPT [ARGUMENT ...]
     name=$1; shift
     {
         printf '# %s\n\n    python bench/%s\n\n' "$name" "$*"
-        printf 'Commit %s, %s, %s cores' "$(git rev-parse --short HEAD)" "$(date +%F)" "$(nproc --all)"
-        printf ', %s, ' "$(lscpu | sed -n 's/^Model name: *//p' | head -1)"
-        "$python" -c 'import torch; print(f"torch {torch.__version__}.\n")'
+        "$python" bench/options.py
+        echo
         "$python" "bench/$@"
     } > "bench/results/$name.part"
     mv "bench/results/$name.part" "bench/results/$name.md"
@@ -28,12 +27,13 @@ record seconds seconds.py SEEDS=5
     record perfect-attention perfect.py MODEL=attention HELD_OUT=10000 FIRST=200
     record window window.py
     record turned-trail turned.py AGENT=trail
+    record turned-memory turned.py AGENT=trail BUILT_IN=1 NUM_EPISODES=51200 SEEDS=2
     record explorers explorers.py
 } &
 first=$!
 {
     record plain plain.py
-    record plain-by-distance plain.py DISTANCES=1
+    record plain-by-distance plain.py DISTANCES=1 SEEDS=1 MAZES=2000
     record turned-plain turned.py AGENT=plain
     record ablations ablations.py
     record ladder ladder.py

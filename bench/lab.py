@@ -9,18 +9,13 @@ ONLY: measures these anew, and takes the others from the last time. Where a firs
 and another one was derived once that was seen, the table has both.
 """
 
-import datetime
-import io
 import os
-import platform
-import subprocess
 import sys
 import textwrap
 import time
 
 import torch
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from options import HERE, machine
 from panels import axes_of, credit, discount, farming, memory, reach, sync, walk
 
 import main
@@ -30,7 +25,6 @@ from support.pictures import library, save
 PANELS = dict(reach=reach, credit=credit, discount=discount, walk=walk, sync=sync)
 PANELS |= dict(memory=memory, farming=farming)
 WIDE, DPI, SHARES = 13, 140, ((1, 1), (1, 1.25), (1, 1.15), (1, 1))
-HERE = os.path.dirname(os.path.abspath(__file__))
 STYLE = {f"axes.spines.{side}": False for side in ("top", "right")} | {
     "font.size": 11,
     "font.family": "DejaVu Sans",
@@ -101,16 +95,6 @@ def table(data, seconds):
     lines += [""] + [f"{name}: {PANELS[name].MISSES}\n" for name in PANELS
                      if hasattr(PANELS[name], "MISSES")]  # fmt: skip
     return "\n".join([*lines, f"Seconds: {spent}; {sum(seconds.values()):.0f} in all."])
-
-
-def machine():
-    """The line that bench/all.sh puts above every table."""
-    ask = dict(capture_output=True, text=True, cwd=HERE)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **ask).stdout.strip()
-    with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else io.StringIO() as file:
-        names = [line.split(": ")[1].strip() for line in file if line.startswith("model name")]
-    what = f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
-    return f"Commit {commit}, {datetime.date.today()}, {what}, torch {torch.__version__}."
 
 
 def run(arguments):

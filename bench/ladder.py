@@ -8,19 +8,12 @@ Prints success in held-out mazes and in 200 perfect ones of 31x31, never trained
 as there are cells: median (worst seed); seconds of training, and how many seeds are proved.
 """
 
-import contextlib
-import io
-import os
-import statistics
 import sys
 import time
 
 import torch
 import torch.nn as nn
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from options import split
-from panels import constants
+from options import constants, median, replaced, split, trained
 from plain import others
 
 import main
@@ -28,9 +21,11 @@ import maze
 import model
 from support import metrics, plain
 from support.agents import build, returns
+from support.run import parameters
 
 DQN = "CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1 TARGET_SYNCS=8"
 CNN = "THINK=False MODEL=cnn"
+COMMON = "GRID=10 EVAL_MAZES=1000 EVAL_EVERY=5 MAZE_CACHE_SIZE=16384"
 
 
 class OwnLayers(plain.CNN):
@@ -140,29 +135,14 @@ RUNGS = (
 
 
 def one_run(words, make, given):
-    """(success, success in 31x31, seconds of training, proved, weights)."""
-    with constants("GRID=10 EVAL_MAZES=1000 EVAL_EVERY=5 MAZE_CACHE_SIZE=16384", words, *given):
-        before, main.build = main.build, make
-        began = time.perf_counter()
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                network, record, _, held_out = main.train(torch.device("cpu"))
-        finally:
-            main.build = before
+    """(success, success in 31x31, seconds of training, proved, weights, step size)."""
+    began, words = time.perf_counter(), (COMMON, words, *given)
+    with replaced(main, "build", make), trained(*words) as (network, _, held_out):
         spent = time.perf_counter() - began
         scores = main.evaluate(network, *metrics.test_set(main.config(), held_out))
-        success, weights = (
-            scores["success"].mean().item(),
-            sum(w.numel() for w in network.parameters()),
-        )
-        return (
-            success,
-            others(network, 31, 1.0, 200)[0],
-            spent,
-            metrics.wrong_views(network) == 0,
-            weights,
-            main.LR,
-        )
+        success, beyond = scores["success"].mean().item(), others(network, 31, 1.0, 200)[0]
+        proved, weights = metrics.wrong_views(network) == 0, parameters(network)
+        return success, beyond, spent, proved, weights, main.LR
 
 
 def tuned(words, make, episodes, count, given):
@@ -187,8 +167,7 @@ def run(arguments):
         runs = [one_run(words, make, [*common, f"SEED={seed}"]) for seed in seeds]
         cells = [name, f"{runs[0][4]:,}", f"{runs[0][5]:.2g}"]
         for i, worst in (0, min), (1, min), (2, max):
-            values, digits = [found[i] for found in runs], 0 if i == 2 else 3
-            cells.append(f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})")
+            cells.append(median([found[i] for found in runs], worst, 0 if i == 2 else 3))
         print(f"| {' | '.join(cells)} | {sum(found[3] for found in runs)} of {len(runs)} |",
               flush=True)  # fmt: skip
 

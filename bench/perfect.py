@@ -23,7 +23,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from options import split
+from options import own, split
 
 import main
 import maze
@@ -146,13 +146,6 @@ def some(n, make, *arguments):
     """Mazes on the walls of n calls of make."""
     walls = np.stack([make(*arguments) for _ in range(n)], -1)
     return placed(torch.from_numpy(walls), torch.Generator().manual_seed(n))
-
-
-def own(n, grid, difficulty, seed):
-    """The program's own mazes, starts at any distance."""
-    generator = torch.Generator().manual_seed(seed)
-    packed = maze.make_mazes(n, grid, generator)
-    return maze.draw(packed, grid, difficulty, grid * grid, "random", generator)
 
 
 def fields(n, side, over, seed):

@@ -15,12 +15,11 @@ place of what its episode found.
 """
 
 import math
-import statistics
 import sys
 import time
 
 import torch
-from options import replaced, split, trained
+from options import median, own, replaced, split, trained
 
 import main
 import maze
@@ -45,9 +44,7 @@ def exact_values(episodes, gamma):
 def others(network, grid, share, n):
     """(success, optimal) in n mazes with this share of their walls, from any start, in as many
     steps as there are cells; nan for a network that knows one size."""
-    generator = torch.Generator().manual_seed(grid)
-    packed = maze.make_mazes(n, grid, generator)
-    mazes = maze.draw(packed, grid, share, grid * grid, "random", generator)
+    mazes = own(n, grid, share, grid)
     try:
         distance = maze.distances(mazes.walls, mazes.goal)
         found = metrics.average(main.evaluate(network, mazes, distance, grid * grid))
@@ -88,10 +85,8 @@ def distances(arguments, taught):
 
 def row(name, runs, worst, digits, more=""):
     """A row of a table: the median (worst) of each figure. runs: (seeds, figures)."""
-    cells = [name]
-    for values, end, digit in zip(zip(*runs), worst, digits):
-        cells.append(f"{statistics.median(values):.{digit}f} ({end(values):.{digit}f})")
-    print(f"| {' | '.join(cells)} |{more}".replace("nan (nan)", "-"), flush=True)
+    cells = [median(*figure) for figure in zip(zip(*runs), worst, digits)]
+    print(f"| {' | '.join([name, *cells])} |{more}".replace("nan (nan)", "-"), flush=True)
 
 
 def run(arguments):
@@ -104,14 +99,14 @@ def run(arguments):
         print("| --- |" + " ---: |" * (1 + len(BANDS)))
         for name in "cnn", "mlp", "attention":
             for taught in False, True:
-                own = f"MODEL={name}", "GRID=10", *given
-                runs = [distances([*own, f"SEED={seed}"], taught) for seed in seeds]
+                words = f"MODEL={name}", "GRID=10", *given
+                runs = [distances([*words, f"SEED={seed}"], taught) for seed in seeds]
                 row(f"{name}{', taught' * taught}", runs, 6 * [min], 6 * [3])
         return
     print("| THINK=False | seconds | success | 31x31 | 32x32 | loops | loops, optimal | not |")
     print("| --- |" + 7 * " ---: |")
-    for name, own in ROWS.items():
-        runs = [results([*own.split(), *given, f"SEED={seed}"]) for seed in seeds]
+    for name, words in ROWS.items():
+        runs = [results([words, *given, f"SEED={seed}"]) for seed in seeds]
         missed, n = sum(found[-1] for found in runs), len(runs) * options["MAZES"]
         low, high = interval(missed, n)
         not_walked = f" {missed:,} of {n:,}, {low:.1e} .. {high:.1e} |"

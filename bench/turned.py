@@ -13,12 +13,11 @@ BUILT_IN=1: only what is not a constant is turned.
 
 import contextlib
 import copy
-import statistics
 import sys
 
 import torch
 import torch.nn as nn
-from options import replaced, split, trained
+from options import median, replaced, split, trained
 from plain import others
 
 import main
@@ -39,8 +38,7 @@ class OwnLayers(plain.CNN):
         del self.again
 
     def forward(self, mazes, farthest=None):
-        x = plain.images(mazes)
-        entered = torch.where(x[:, :1] > 0, self.enter(x), -1e3)
+        entered = self.entered(mazes)
         state = torch.relu(entered)
         for layer in self.layers:
             state = torch.relu(layer(state) + entered)
@@ -51,8 +49,7 @@ class OutOfSight(plain.CNN):
     """The maze and the goal are shown once, not in every round."""
 
     def forward(self, mazes, farthest=None):
-        x = plain.images(mazes)
-        state = torch.relu(torch.where(x[:, :1] > 0, self.enter(x), -1e3))
+        state = torch.relu(self.entered(mazes))
         for _ in range(min(farthest or 64, 64) + 2):
             state = torch.relu(self.again(state) + state)
         return self.leave(state).permute(1, 2, 3, 0)
@@ -195,8 +192,7 @@ def run(arguments):
         same = base and all(map(torch.equal, weights, found[base]))
         worst = min if name == "plain" else max
         print(
-            f"| {title} | {statistics.median(success):.3f} ({min(success):.3f}) "
-            f"| {statistics.median(second):.3f} ({worst(second):.3f}) "
+            f"| {title} | {median(success, min, 3)} | {median(second, worst, 3)} "
             f"| {'the same weights' * bool(same)} |",
             flush=True,
         )

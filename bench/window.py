@@ -9,7 +9,6 @@ share that goes round for ever, and success in 2 x 16 x 16 steps. Prints median 
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import tempfile
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from options import split
+from options import median, split
 
 import main
 import maze
@@ -60,8 +59,8 @@ def run(arguments):
         runs = [figures(seed, options["MAZES"], "VISION=2", agent, *given) for seed in seeds]
         cells = [agent, f"{runs[0]['weights']:,}", f"{runs[0]['episodes']:,}"]
         for name, worst in COLUMNS.items():
-            values, digits = [found[name] for found in runs], 0 if name == "seconds" else 3
-            cells.append(f"{statistics.median(values):.{digits}f} ({worst(values):.{digits}f})")
+            digits = 0 if name == "seconds" else 3
+            cells.append(median([found[name] for found in runs], worst, digits))
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -42,9 +42,12 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)
         self.rounds = rounds
 
+    def entered(self, mazes):
+        x = images(mazes)
+        return torch.where(x[:, :1] > 0, self.enter(x), -1e3)  # relu makes it 0 in walls
+
     def forward(self, mazes, farthest=None):
-        x, action = images(mazes), None
-        entered = torch.where(x[:, :1] > 0, self.enter(x), -1e3)  # relu makes it 0 in walls
+        entered, action = self.entered(mazes), None
         state = torch.relu(entered)
         most = self.rounds or int((~mazes.walls).sum((0, 1)).max()) + self.patience
         rounds = min(most, farthest + 2) if farthest else most

@@ -71,18 +71,23 @@ def of_run(settings, agents, arguments):
     return found | {name: os.path.expanduser(found[name]) for name in paths}
 
 
+def verb_of(arguments):
+    """What a command line asks for: "train", "solve" or "prove"."""
+    return arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
+
+
 def split(arguments, usage="", solving=""):
-    """(the verb: "train", "solve" or "prove", the files to solve, KEY=VALUE arguments,
-    {"start": "y,x", "goal": "y,x", "wall": what} as far as given) of a command line.
+    """(the files to solve, KEY=VALUE arguments, {"start": "y,x", "goal": "y,x", "wall": what} as
+    far as given) of a command line.
 
     Who asks for help gets `usage`, or how `solve` is used, and the program ends.
     """
-    verb = arguments[0] if arguments[:1] in (["solve"], ["prove"]) else "train"
+    verb = verb_of(arguments)
     if arguments[:1] == ["help"] or {"-h", "--help"} & set(arguments):
         print((solving if verb == "solve" else usage).strip())
         raise SystemExit(0)
     if verb == "train":
-        return verb, [], arguments, {}
+        return [], arguments, {}
     files, given, told = [], [], {}
     for argument in arguments[1:]:
         name, equals, value = argument.partition("=")
@@ -97,7 +102,7 @@ def split(arguments, usage="", solving=""):
             given.append(argument)
     if verb == "solve" and not files:
         raise UserError("solve what? Write: python main.py solve FILE")
-    return verb, files, given, told
+    return files, given, told
 
 
 def read(settings, argument):

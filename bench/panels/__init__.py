@@ -9,47 +9,27 @@ Each asks a QUESTION that a reader of the constants has, and has:
   sentence(data)              to remember
 """
 
-import contextlib
-import io
 import math
-import tempfile
 
 import torch
 import torch.nn as nn
+from options import constants, own, train  # noqa: F401
 
 import main
 import maze
-from support import plain, settings
+from support import plain
 
-FOLDER = tempfile.TemporaryDirectory()  # of all runs, so that they share their mazes
 COLOURS = ["#0b6e99", "#d1495b", "#e9a23b", "#3c8d5a", "#7a5195", "#555555"]
-
-
-@contextlib.contextmanager
-def constants(*words):
-    """main.py's constants as if these KEY=VALUE stood on the command line."""
-    before = main.config()
-    try:
-        words = [word for part in words for word in part.split()]
-        words = [f"OUT_DIR={FOLDER.name}", "DEVICE=cpu", *words]
-        vars(main).update(settings.of_run(before, main.AGENTS, words))
-        settings.check(main.config())
-        yield
-    finally:
-        vars(main).update(before)
 
 
 def trained():
     """The agent that `main.train` makes with the constants as they stand."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return main.train(torch.device("cpu"))[0]
+    return train()[0]
 
 
 def some_mazes(n, grid, seed, farthest=None, difficulty=1.0):
     """(n mazes that no run trains on, starts at most that far, the distances there)."""
-    generator = torch.Generator().manual_seed(10**9 + seed)
-    packed = maze.make_mazes(n, grid, generator)
-    mazes = maze.draw(packed, grid, difficulty, farthest or grid * grid, "random", generator)
+    mazes = own(n, grid, difficulty, 10**9 + seed, farthest)
     return mazes, maze.distances(mazes.walls, mazes.goal)
 
 

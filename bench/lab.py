@@ -40,8 +40,15 @@ STYLE = {f"axes.spines.{side}": False for side in ("top", "right")} | {
 }
 
 
+def error(predicted, measured):
+    """(measured - predicted) / predicted; 0 inside a predicted (least, greatest)."""
+    if isinstance(predicted, tuple):
+        predicted = min(max(measured, predicted[0]), predicted[1])
+    return (measured - predicted) / predicted
+
+
 def holds(predicted, measured):
-    return abs(measured - predicted) <= 0.2 * abs(predicted)
+    return abs(error(predicted, measured)) <= (0 if isinstance(predicted, tuple) else 0.2)
 
 
 def page(path, data):
@@ -74,9 +81,9 @@ def score(place, wide, data):
     axes = axes_of(place, 1, room=dict(left=0.18, bottom=0.1, top=0.84))
     for i, (name, panel) in enumerate(PANELS.items()):
         for _, predicted, measured in panel.checks(data[name]):
-            error = max(-1, min(1, (measured - predicted) / predicted))
+            off = max(-1, min(1, error(predicted, measured)))
             colour = "#3c8d5a" if holds(predicted, measured) else "#d1495b"
-            axes.plot(error, i, "o", color=colour, alpha=0.6, ms=10, mec="white", clip_on=False)
+            axes.plot(off, i, "o", color=colour, alpha=0.6, ms=10, mec="white", clip_on=False)
     axes.axvspan(-0.2, 0.2, color="#3c8d5a", alpha=0.1, lw=0)
     axes.axvline(0, color="black", ls=(0, (4, 2)), lw=1.1)
     axes.set(yticks=range(len(PANELS)), ylim=(len(PANELS) - 0.5, -0.5), xlim=(-1.05, 1.05))
@@ -90,7 +97,9 @@ def table(data, seconds):
     for name, panel in PANELS.items():
         for what, predicted, measured in panel.checks(data[name]):
             verdict = "yes" if holds(predicted, measured) else "no"
-            lines.append(f"| {name} | {what} | {predicted:.3g} | {measured:.3g} | {verdict} |")
+            ends = predicted if isinstance(predicted, tuple) else [predicted]
+            ends = " to ".join(f"{end:.3g}" for end in ends)
+            lines.append(f"| {name} | {what} | {ends} | {measured:.3g} | {verdict} |")
     spent = ", ".join(f"{name} {seconds[name]:.0f}" for name in PANELS)
     lines += [""] + [f"{name}: {PANELS[name].MISSES}\n" for name in PANELS
                      if hasattr(PANELS[name], "MISSES")]  # fmt: skip

@@ -15,6 +15,7 @@ from support import plain
 from support.agents import Window
 
 sys.path.append(str(Path(main.__file__).parent / "bench"))
+import lab
 import panels
 from panels import credit, discount, farming, memory, reach, sync, walk
 
@@ -202,3 +203,21 @@ def test_constants_come_back():
     with panels.constants("THINK=False MODEL=cnn", "GAMMA=1 LR=0.5"):
         assert main.LR == 0.5 and main.CREDIT == "episode"
     assert main.config() == before
+
+
+def test_chance_of_an_agent_is_the_product_of_how_often_its_moves_are_right():
+    mazes, distance = mazes_of(grid=8)
+    perfect = panels.Table(maze.optimal_q(mazes, distance).double())
+    assert discount.chance_of(perfect, mazes, distance, mazes, distance).tolist() == [1.0] * 6
+    blind = maze.optimal_q(mazes, distance).double()
+    blind[:, distance == 2] *= -1  # always wrong two steps before the goal, always right elsewhere
+    blind = panels.Table(blind)
+    far = maze.shortest(mazes, distance)
+    found = discount.chance_of(blind, mazes, distance, mazes, distance)
+    assert found.tolist() == (far < 2).double().tolist()
+    assert panels.arrived(blind, mazes, 64).tolist() == found.tolist()
+
+
+def test_a_range_holds_inside_only():
+    assert lab.holds((0.2, 0.7), 0.2) and lab.holds((0.2, 0.7), 0.5)
+    assert not lab.holds((0.2, 0.7), 0.71) and not lab.holds((0.2, 0.7), 0.19)

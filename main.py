@@ -22,12 +22,9 @@ import maze
 import model
 from maze import Mazes
 from model import Episodes
-from support import files, mazefile, metrics, processes, settings
+from support import files, mazefile, processes, report, settings
 from support.agents import build, recall
-from support.learning import Adam, Replay, minibatches
-from support.processes import RANK, WORLD, all_reduce_sum, exit_status, say
-from support.report import prove, report
-from support.run import Learner, Reporter, profiled, resume, stop_if_not_finite
+from support.learning import Adam, Learner, Replay, minibatches, stop_if_not_finite
 
 # fmt: off
 # The maze
@@ -133,7 +130,7 @@ WRITTEN = config()  # the constants as they stand above
 
 
 def train(device, reporter=None, asked_to_stop=lambda: 0):
-    """Trains an agent with the constants as they stand. reporter: see `support.run.Reporter`.
+    """Trains an agent with the constants as they stand. reporter: see `support.files.Reporter`.
 
     Returns it, the record of the run, and the bit-packed mazes that it trained on and never saw.
     """
@@ -143,27 +140,26 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
     replay = Replay.of(config(), device) if REPLAY != "off" else None
     optimizer = Adam(online.parameters(), LR, GRAD_CLIP)
     learner = Learner(online, copy.deepcopy(online), optimizer, replay, generator)
-    # Shuffled, so that every update learns from all kinds of exploration; alike in all processes.
-    order = torch.randperm(BSZ, generator=generator, device=device)[RANK::WORLD]
+    # Shuffled, so that every update learns from all kinds of exploration.
+    order = torch.randperm(BSZ, generator=generator, device=device)
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
     least_exploring = order < max(1, BSZ // 4)
     batches = math.ceil(NUM_EPISODES / BSZ)
     level = float(CURRICULUM == "off")
     record = dict(batch=0, level=level, env_steps=0, history=[], proved=False, began=started)
     if RESUME:
-        record = resume(f"{OUT_DIR}/checkpoint.pt", config(), learner, started)
-    wanted = f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device, say
-    cache = processes.first_process_first(device, files.load_cache, *wanted)
-    held_out = files.make_held_out(EVAL_MAZES, GRID, cache, say)
+        record = files.resume(f"{OUT_DIR}/checkpoint.pt", config(), learner, started)
+    path = f"{OUT_DIR}/{MAZE_CACHE_FILE}"
+    cache = files.load_cache(path, MAZE_CACHE_SIZE, GRID, SEED, device)
+    held_out = files.make_held_out(EVAL_MAZES, GRID, cache)
     some = torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1)
-    sample = metrics.test_set(config(), some)
+    sample = report.test_set(config(), some)
     if reporter:
         reporter.begin(learner, cache, batches)
 
     for batch in range(record["batch"], 0 if UNTIL_PROVED and record["proved"] else batches):
-        processes.seed_differently(generator, SEED, batch)
         farthest = 1 + round(record["level"] * (MAX_START_DISTANCE - 1))
-        mazes = draw(cache, len(order), record["level"], farthest, generator)
+        mazes = draw(cache, BSZ, record["level"], farthest, generator)
         episodes, _ = rollout(online, mazes, MAX_EP_LENGTH, epsilon, generator, farthest)
 
         optimizer.lr = LR * min(1, (1 - batch / batches) / LR_DECAY) if LR_DECAY else LR
@@ -172,18 +168,18 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
 
         away = episodes.cells != episodes.mazes.goal
         counts = away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()
-        steps, arrived, tried = all_reduce_sum(torch.stack(counts)).tolist()
-        level = next_level(record["level"], (batch + 1) / batches, arrived / max(1, tried))
-        evaluating, wrong = batch % EVAL_EVERY == 0, metrics.wrong_views(online)
+        steps, arrived, tried = torch.stack(counts).tolist()
+        level = next_level(record["level"], (batch + 1) / batches, arrived / tried)
+        evaluating, wrong = batch % EVAL_EVERY == 0, report.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
         ended = batch + 1 == batches or (UNTIL_PROVED and proved)
-        stopped = processes.of_any(0 if ended else asked_to_stop(), device)
+        stopped = 0 if ended else asked_to_stop()
         steps, last = steps + record["env_steps"], ended or stopped
         record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved, stopped=stopped)
-        if RANK == 0 and (evaluating or last):
+        if evaluating or last:
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
             found = optimizer.lr, evaluate(online, *sample), means, wrong
-            record["history"].append(metrics.row(config(), record, *found))
+            record["history"].append(report.row(config(), record, *found))
             record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
                 reporter.evaluated(learner, record)
@@ -257,8 +253,8 @@ def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**18):
             exact = exact - exact.amax(0)
         elif SHAPING != "none":  # it learns Q less the potential
             exact = exact - maze.potential(part, SHAPING, GAMMA)
-        scores.append(metrics.score(network, episodes, sight, d, exact))
-    return metrics.joined(scores)
+        scores.append(report.score(network, episodes, sight, d, exact))
+    return report.joined(scores)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -313,12 +309,12 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
 def run():
     """Trains, and reports. Returns the exit status: 0, or that of a signal (128 + its number)."""
     device = processes.pick_device(DEVICE, THREADS)
-    with processes.joined(OUT_DIR, device) as asked_to_stop:
-        reporter = Reporter(config(), WRITTEN) if RANK == 0 else None
+    with processes.lock(OUT_DIR), processes.stop_on_signal() as asked_to_stop:
+        reporter = files.Reporter(config(), WRITTEN)
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
-        if RANK == 0:
-            packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
-            return report(reporter, network, record, packed, evaluate, rollout) or asked_to_stop()
+        packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
+        status = report.end_of_run(reporter, network, record, packed, evaluate, rollout)
+        return status or asked_to_stop()
 
 
 def main(arguments: list[str], began=None) -> int:
@@ -328,18 +324,18 @@ def main(arguments: list[str], began=None) -> int:
     def command():
         paths, given, told = settings.split(arguments, __doc__, mazefile.__doc__)
         globals().update(settings.of_run(before, AGENTS, given), started=began)
-        settings.check(config(), WORLD)
+        settings.check(config())
         if verb == "train":
-            return profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
+            return processes.profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
         mazes = [one for path in paths for one in mazefile.read(path, **told)]
         device = processes.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
-            return prove(network)
+            return report.prove(network)
         mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
 
     try:
-        return exit_status(command, config, verb)
+        return processes.exit_status(command, config, verb)
     finally:
         globals().update(before)
 

@@ -21,7 +21,7 @@ from options import own, split, trained
 import main
 import maze
 import model
-from support import metrics
+from support import report
 
 # --------------------------------------------------------------------------------------------------
 # What is built in, and cannot be turned by a constant
@@ -150,7 +150,7 @@ def one_run(arguments, kind=None):
             stack.enter_context(with_thinker(kind))
         run = trained("EVAL_MAZES=2000", *arguments)
         network, record, held_out = stack.enter_context(run)
-        tests = metrics.test_set(main.config(), held_out), with_loops()
+        tests = report.test_set(main.config(), held_out), with_loops()
         steps = main.MAX_EP_LENGTH, 961
         held_out, loops = (
             main.evaluate(network, *few, limit)["optimal"] for few, limit in zip(tests, steps)

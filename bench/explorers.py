@@ -18,7 +18,7 @@ import main
 import maze
 from support.agents import window
 from support.files import load_checkpoint
-from support.metrics import test_set
+from support.report import test_set
 from support.settings import HELD_OUT_SEED
 
 

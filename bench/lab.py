@@ -76,14 +76,15 @@ def heading(place, wide, question, prediction):
 
 def score(place, wide, data):
     """How well the predictions hold, panel by panel."""
-    words = "(measured − predicted) / predicted; green: within 20%"
+    words = "(measured − predicted) / predicted; green: within 20%; hollow: first prediction"
     heading(place, wide, "Do the predictions hold?", words)
     axes = axes_of(place, 1, room=dict(left=0.18, bottom=0.1, top=0.84))
     for i, (name, panel) in enumerate(PANELS.items()):
-        for _, predicted, measured in panel.checks(data[name]):
+        for what, predicted, measured in panel.checks(data[name]):
             off = max(-1, min(1, error(predicted, measured)))
             colour = "#3c8d5a" if holds(predicted, measured) else "#d1495b"
-            axes.plot(off, i, "o", color=colour, alpha=0.6, ms=10, mec="white", clip_on=False)
+            how = dict(mfc="none" if "first prediction" in what else colour, alpha=0.6, ms=10)
+            axes.plot(off, i, "o", mec=colour, clip_on=False, **how)
     axes.axvspan(-0.2, 0.2, color="#3c8d5a", alpha=0.1, lw=0)
     axes.axvline(0, color="black", ls=(0, (4, 2)), lw=1.1)
     axes.set(yticks=range(len(PANELS)), ylim=(len(PANELS) - 0.5, -0.5), xlim=(-1.05, 1.05))

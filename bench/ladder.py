@@ -5,9 +5,11 @@
 Mazes of 10x10. Each rung is tuned anew: of LRS step sizes, a factor of three apart, the best in a
 run of a third of the episodes with another seed. Then SEEDS runs of EPISODES, or to the proof.
 Prints success in held-out mazes and in 200 perfect ones of 31x31, never trained on, as many steps
-as there are cells: median (worst seed); seconds of training, and how many seeds are proved.
+as there are cells: median (worst seed); on the way, after a quarter, half and three quarters of the
+episodes, the median; seconds of training, and how many seeds are proved.
 """
 
+import statistics
 import sys
 import time
 
@@ -19,9 +21,9 @@ from plain import others
 import main
 import maze
 import model
-from support import metrics, plain
+from support import plain, report
 from support.agents import build, returns
-from support.run import parameters
+from support.learning import parameters
 
 DQN = "CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1 TARGET_SYNCS=8"
 CNN = "THINK=False MODEL=cnn"
@@ -135,14 +137,20 @@ RUNGS = (
 
 
 def one_run(words, make, given):
-    """(success, success in 31x31, seconds of training, proved, weights, step size)."""
+    """(success, in 31x31, seconds of training, proved, weights, step size, success on the way)."""
     began, words = time.perf_counter(), (COMMON, words, *given)
-    with replaced(main, "build", make), trained(*words) as (network, _, held_out):
+    with replaced(main, "build", make), trained(*words) as (network, record, held_out):
         spent = time.perf_counter() - began
-        scores = main.evaluate(network, *metrics.test_set(main.config(), held_out))
+        scores = main.evaluate(network, *report.test_set(main.config(), held_out))
         success, beyond = scores["success"].mean().item(), others(network, 31, 1.0, 200)[0]
-        proved, weights = metrics.wrong_views(network) == 0, parameters(network)
-        return success, beyond, spent, proved, weights, main.LR
+        proved, weights = report.wrong_views(network) == 0, parameters(network)
+        return success, beyond, spent, proved, weights, main.LR, on_the_way(record["history"])
+
+
+def on_the_way(history):
+    """Success after a quarter, half and three quarters of the episodes, as last evaluated."""
+    ends = [main.NUM_EPISODES * share for share in (0.25, 0.5, 0.75)]
+    return [[row["success"] for row in history if row["episodes"] <= end][-1] for end in ends]
 
 
 def tuned(words, make, episodes, count, given):
@@ -158,14 +166,15 @@ def tuned(words, make, episodes, count, given):
 def run(arguments):
     options, given = split(arguments, SEEDS=3, FIRST=100, EPISODES=30720, LRS=3)
     torch.set_num_threads(1)
-    print("| added | weights | LR | success | in 31x31 | seconds | proved |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| added | weights | LR | on the way | success | in 31x31 | seconds | proved |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for name, words, make in RUNGS:
         best = tuned(words, make, options["EPISODES"], options["LRS"], given)
         common = [f"NUM_EPISODES={options['EPISODES']}", best, *given]
         seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
         runs = [one_run(words, make, [*common, f"SEED={seed}"]) for seed in seeds]
-        cells = [name, f"{runs[0][4]:,}", f"{runs[0][5]:.2g}"]
+        way = [f"{statistics.median(values):.2f}" for values in zip(*(found[6] for found in runs))]
+        cells = [name, f"{runs[0][4]:,}", f"{runs[0][5]:.2g}", " ".join(way)]
         for i, worst in (0, min), (1, min), (2, max):
             cells.append(median([found[i] for found in runs], worst, 0 if i == 2 else 3))
         print(f"| {' | '.join(cells)} | {sum(found[3] for found in runs)} of {len(runs)} |",

@@ -28,7 +28,7 @@ from options import own, split
 import main
 import maze
 from maze import Mazes
-from support import files, metrics
+from support import files, report
 
 # --------------------------------------------------------------------------------------------------
 # Makers of mazes: each returns walls, (H, W) bool
@@ -218,7 +218,7 @@ def row(folder, seed, held_out, beyond, arguments):
     grid, path = settings["GRID"], f"{folder}/{settings['MAZE_CACHE_FILE']}"
     cache = files.load_cache(path, settings["MAZE_CACHE_SIZE"], grid, seed)
     packed = files.make_held_out(held_out, grid, cache, seed=10**10 + seed)
-    tests = [(f"held-out {grid}x{grid}", *metrics.test_set(settings, packed)), *beyond]
+    tests = [(f"held-out {grid}x{grid}", *report.test_set(settings, packed)), *beyond]
     for name, mazes, distance in tests:
         name = f"failures + detours in {len(mazes.goal):,}: {name}"
         found[name] = failures(network, mazes, distance)

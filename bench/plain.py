@@ -24,7 +24,7 @@ from options import median, own, replaced, split, trained
 import main
 import maze
 import model
-from support import metrics
+from support import report
 from support.processes import UserError
 
 ROWS = {
@@ -47,7 +47,7 @@ def others(network, grid, share, n):
     mazes = own(n, grid, share, grid)
     try:
         distance = maze.distances(mazes.walls, mazes.goal)
-        found = metrics.average(main.evaluate(network, mazes, distance, grid * grid))
+        found = report.average(main.evaluate(network, mazes, distance, grid * grid))
         return found["success"], found["optimal"]
     except UserError:
         return float("nan"), float("nan")
@@ -58,7 +58,7 @@ def results(arguments):
     began = time.perf_counter()
     with trained("THINK=False", *arguments) as (network, _, held_out):
         spent = time.perf_counter() - began
-        scores = main.evaluate(network, *metrics.test_set(main.config(), held_out))
+        scores = main.evaluate(network, *report.test_set(main.config(), held_out))
         beyond = [others(network, grid, 1.0, 500)[0] for grid in (31, 32)]
         loops = others(network, main.GRID, 0.5, 2000)
         missed = int((scores["optimal"] == 0).sum())
@@ -76,9 +76,9 @@ def distances(arguments, taught):
     by_episode = model.episode_values
     with replaced(model, "episode_values", exact_values if taught else by_episode):
         with trained("THINK=False", *arguments) as (network, _, held_out):
-            mazes, distance = metrics.test_set(main.config(), held_out)
+            mazes, distance = report.test_set(main.config(), held_out)
             scores = main.evaluate(network, mazes, distance)
-            bands = metrics.by_distance(scores, maze.shortest(mazes, distance))
+            bands = report.by_distance(scores, maze.shortest(mazes, distance))
             by_band = [bands[band]["success"] if band in bands else 1.0 for band in BANDS]
             return [scores["success"].mean().item(), *by_band]
 

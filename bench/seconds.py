@@ -25,7 +25,6 @@ import maze
 from support.mazefile import FileMaze, as_text
 
 PYTHON = [sys.executable]
-TORCHRUN = [*PYTHON, *"-m torch.distributed.run --nproc-per-node=2".split()]
 IMPORTS = "import torch, matplotlib.pyplot"
 LONG = "UNTIL_PROVED=False NUM_EPISODES=200000"
 MILLION = "UNTIL_PROVED=False NUM_EPISODES=1000000 BSZ=8192"
@@ -38,10 +37,10 @@ def timed(command):
     return time.perf_counter() - began, done.stdout
 
 
-def trained(command, arguments):
+def trained(arguments):
     """(seconds of a run, its summary)."""
     with tempfile.TemporaryDirectory() as folder:
-        spent, _ = timed([*command, main.__file__, *arguments, f"OUT_DIR={folder}"])
+        spent, _ = timed([*PYTHON, main.__file__, *arguments, f"OUT_DIR={folder}"])
         with open(f"{folder}/summary.json") as file:
             return spent, json.load(file)
 
@@ -75,15 +74,14 @@ def run(arguments):
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     print_row(f'`python -c "{IMPORTS}"`', imports, yardstick, "-", "-", str(seeds))
     few = min(3, seeds)
-    rows = [(PYTHON, "", seeds), (PYTHON, LONG, few), (PYTHON, MILLION, 1), (TORCHRUN, MILLION, 1)]
-    rows += [(PYTHON, f"MODEL={model}", few) for model in ("linear", "cnn", "attention")]
-    rows += [(PYTHON, "VISION=2 MEMORY=map", 1)]
-    for command, settings, number in rows:
-        found = [trained(command, [*settings.split(), f"SEED={seed}"]) for seed in range(number)]
+    rows = [("", seeds), (LONG, few), (MILLION, 1)]
+    rows += [(f"MODEL={model}", few) for model in ("linear", "cnn", "attention")]
+    rows += [("VISION=2 MEMORY=map", 1)]
+    for settings, number in rows:
+        found = [trained([*settings.split(), f"SEED={seed}"]) for seed in range(number)]
         rates = [summary["episodes"] / spent for spent, summary in found]
         success = min(summary["success"] for _, summary in found)
-        name = "python" if command is PYTHON else "torchrun --nproc-per-node=2"
-        name = f"`{name} main.py {settings}".strip() + "`"
+        name = f"`python main.py {settings}".strip() + "`"
         rate = f"{statistics.median(rates):,.0f}"
         spent = [seconds for seconds, _ in found]
         print_row(name, spent, yardstick, rate, f"{success:.4f}", str(number))

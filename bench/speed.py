@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import main
 import maze
 import model
-from support import agents, files, metrics, processes, settings
+from support import agents, files, processes, report, settings
 from support.learning import Adam
 
 
@@ -66,7 +66,7 @@ def stages(agent, device, level, fewest=0.0):
     learning = copy.deepcopy(agent)
     optimizer = Adam(learning.parameters(), 1e-9, main.GRAD_CLIP)
     learner = main.Learner(learning, copy.deepcopy(agent), optimizer, None, generator)
-    held_out = metrics.test_set(
+    held_out = report.test_set(
         main.config(), maze.make_mazes(main.EVAL_MAZES, main.GRID, generator)
     )
     runs = {

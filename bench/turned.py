@@ -21,7 +21,7 @@ from options import median, replaced, split, trained
 from plain import others
 
 import main
-from support import agents, metrics, plain
+from support import agents, plain, report
 
 # --------------------------------------------------------------------------------------------------
 # What is built in, and cannot be turned by a constant
@@ -168,7 +168,7 @@ def one_run(arguments, kind, where):
         if kind:
             stack.enter_context(replaced(*where, kind))
         network, _, held_out = stack.enter_context(trained("EVAL_MAZES=2000", *arguments))
-        found = metrics.average(main.evaluate(network, *metrics.test_set(main.config(), held_out)))
+        found = report.average(main.evaluate(network, *report.test_set(main.config(), held_out)))
         second = found["loops"] if main.VISION else others(network, 31, 1.0, 200)[0]
         return found["success"], second, torch.cat([w.flatten() for w in network.parameters()])
 

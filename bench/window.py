@@ -20,7 +20,7 @@ from options import median, split
 
 import main
 import maze
-from support import files, metrics
+from support import files, report
 
 AGENTS = ["MEMORY=map", "MEMORY=none", "MEMORY=trail", "MEMORY=gru"]
 COLUMNS = dict(success=min, spl=min, loops=max, longer=min, seconds=max)
@@ -40,11 +40,11 @@ def figures(seed, n, *arguments):
     network, summary = trained(*arguments, f"SEED={seed}")
     settings, generator = summary["config"], torch.Generator().manual_seed(10**10 + seed)
     packed = maze.make_mazes(n, settings["GRID"], generator)
-    held_out = metrics.test_set(settings, packed)
+    held_out = report.test_set(settings, packed)
     main.STEP_REWARD, main.GOAL_REWARD = settings["STEP_REWARD"], settings["GOAL_REWARD"]
     main.GAMMA, main.UNIT = settings["GAMMA"], settings["UNIT"]
-    found = metrics.average(main.evaluate(network, *held_out, steps=100))
-    longer = metrics.average(main.evaluate(network, *held_out, steps=2 * settings["GRID"] ** 2))
+    found = report.average(main.evaluate(network, *held_out, steps=100))
+    longer = report.average(main.evaluate(network, *held_out, steps=2 * settings["GRID"] ** 2))
     found |= dict(longer=longer["success"], seconds=summary["seconds"])
     return found | dict(weights=summary["params"], episodes=summary["episodes"])
 

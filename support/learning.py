@@ -1,11 +1,14 @@
-"""How it learns: the optimizer, a replay memory of whole episodes, and minibatches."""
+"""How it learns: the optimizer, a replay memory, minibatches, and an eye on the loss."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from maze import Mazes, pack, unpack
-from support.processes import all_reduce_sum
+from support.agents import returns
+from support.processes import UserError
+from support.settings import kinds_of_agent
 
 
 class Adam:
@@ -21,17 +24,15 @@ class Adam:
         self.square = torch.zeros_like(self.mean)
 
     def step(self, losses):
-        """A step down the gradient of the mean of losses (N,), those of all processes of the run.
+        """A step down the gradient of the mean of losses (N,).
 
         Returns the mean, and the norm of the gradient before it is clipped: (2,).
         """
-        number = all_reduce_sum(torch.full((), float(len(losses)), device=losses.device))
-        loss = losses.sum() / number.clamp(min=1)
-        gradient = torch.autograd.grad(loss, self.weights)
-        gradient = all_reduce_sum(torch.cat([part.flatten() for part in gradient]))
+        loss = losses.sum() / max(1, len(losses))
+        gradient = torch.cat([x.flatten() for x in torch.autograd.grad(loss, self.weights)])
         norm = gradient.norm()
         self.move(gradient * (self.clip / (norm + 1e-6)).clamp(max=1))
-        return torch.stack([all_reduce_sum(loss.detach()), norm])
+        return torch.stack([loss.detach(), norm])
 
     @torch.no_grad()
     def move(self, gradient, beta1=0.9, beta2=0.999, epsilon=1e-8):
@@ -135,6 +136,16 @@ class Replay:
             getattr(self, name)[..., : self.stored] = state[name]
 
 
+class Learner(NamedTuple):
+    """All that changes while it learns. replay: a `Replay`, or None."""
+
+    online: torch.nn.Module
+    target: torch.nn.Module
+    optimizer: Adam
+    replay: Replay | None
+    generator: torch.Generator
+
+
 def minibatches(counts, number: int, kinds=None):
     """Splits B episodes into `number` parts: [(slice of the episodes, their steps that count)].
 
@@ -155,3 +166,45 @@ def minibatches(counts, number: int, kinds=None):
     sizes = torch.stack([mask.sum() for mask in masks]).tolist()
     steps = torch.cat(masks).nonzero()[:, 0].split(sizes)
     return [(part, own - t * part.start) for part, own in zip(parts, steps)]
+
+
+# --------------------------------------------------------------------------------------------------
+# An eye on the loss
+
+
+def warning(history, settings):
+    """What to say when the loss is too high and stays so; None while all is well."""
+    if not history:
+        return None
+    least, most = 0, 1  # of what there is to learn; for those that learn steps, on average
+    if settings["UNIT"] == "q" and not kinds_of_agent(settings)[0].startswith("thinks"):
+        least, most = returns(settings)
+    greatest = max(row["loss"] for row in history)
+    # A new level of the curriculum may cost something: only rows of the last level are compared.
+    losses = [row["loss"] for row in history if row["level"] == history[-1]["level"]]
+    if greatest > 1.1 * (most - least) and history[-1]["success"] < 0.5:
+        what = f"the loss was {greatest:.1e}, worse than to say 0 always, and goals are missed"
+    elif len(losses) >= 4 and min(losses[-3:]) >= max(0.1, 10 * min(losses[:-3])):
+        what = f"the loss has risen, from {min(losses[:-3]):.1e} to {losses[-1]:.1e}"
+    else:
+        return None
+    causes = [f"LR is too high (now {settings['LR']:g})"]
+    if settings["TARGET_SYNCS"] > 1:
+        causes.append(f"targets move too fast (TARGET_SYNCS={settings['TARGET_SYNCS']}; try 1)")
+    if settings["CREDIT"] == "lambda":
+        causes.append(f"credit comes from far away (LAMBDA={settings['LAMBDA']:g}; try less)")
+    return f"{what}. Usual causes: {', '.join(causes)}"
+
+
+def stop_if_not_finite(settings, *numbers):
+    """Ends the run if any of these tensors contains NaN or inf."""
+    if not torch.stack([x.isfinite().all() for x in numbers]).all():
+        raise UserError(
+            "the loss, its gradient or a weight contains NaN or inf, so nothing more can be "
+            "learned; the last good checkpoint is kept. Try a smaller LR (now "
+            f"{settings['LR']:g}) or GRAD_CLIP (now {settings['GRAD_CLIP']:g})"
+        )
+
+
+def parameters(network):
+    return sum(weights.numel() for weights in network.parameters())

@@ -31,8 +31,8 @@ import torch
 import maze
 from maze import Mazes
 from support import pictures
-from support.metrics import steps_away
 from support.processes import UserError, say
+from support.report import steps_away
 
 # Whatever the file, it is seen as an array (H, W) of codes, and text in these letters.
 FLOOR, WALL, START, GOAL = 0, 1, 2, 3

@@ -12,7 +12,7 @@ import sys
 import torch
 
 from maze import neighbours, padded
-from support.files import replacing
+from support.processes import replacing
 
 
 def library():

@@ -1,4 +1,4 @@
-"""The processes of a run, the lock of its folder, signals, and how a command ends."""
+"""A command and its machine: device, lock, signals, what is said and written, how it ends."""
 
 import contextlib
 import os
@@ -8,10 +8,7 @@ import signal
 import sys
 
 import torch
-import torch.distributed
 
-# Set by torchrun: which process this is, and of how many.
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -26,77 +23,15 @@ def pick_device(name, threads):
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise unusable
-        if WORLD > 1 and (device.index is not None or device.type == "mps"):
-            raise UserError(f"DEVICE={name} is not for several processes: choose cuda or cpu")
-        if WORLD > 1 and device.type == "cuda":  # each has its own
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", RANK)))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise unusable from None
     return device
 
 
-def all_reduce_sum(x):
-    """x, in place, summed over the processes of the run."""
-    if WORLD > 1:
-        try:
-            torch.distributed.all_reduce(x)
-        except RuntimeError as error:
-            lost = "closed", "connect", "peer", "timed out", "timeout", "broken pipe", "remote"
-            if not any(word in str(error).lower() for word in lost):
-                raise
-            raise UserError(
-                f"process {RANK} of {WORLD} lost the others: one of them has ended. The "
-                "last checkpoint is whole: go on with RESUME=True"
-            ) from error
-    return x
-
-
-def of_any(number: int, device) -> int:
-    """The greatest of the numbers that the processes bring."""
-    if WORLD == 1:
-        return number
-    numbers = torch.zeros(WORLD, dtype=torch.int64, device=device)
-    numbers[RANK] = number
-    return int(all_reduce_sum(numbers).max())
-
-
-def first_process_first(device, function, *arguments):
-    """function(*arguments), which the first process calls before the others do."""
-    result = function(*arguments) if RANK == 0 else None
-    all_reduce_sum(torch.zeros(1, device=device))
-    return result if RANK == 0 else function(*arguments)
-
-
-def seed_differently(generator, seed: int, batch: int):
-    """Gives every process but the first random numbers of its own for this batch."""
-    if RANK:
-        generator.manual_seed(hash((seed, batch, RANK)) % 2**32)
-
-
-@contextlib.contextmanager
-def joined(folder, device):
-    """Holds the lock of `folder`, joins the processes and minds signals.
-
-    Yields what `stop_on_signal` does. The first process evaluates and writes the files.
-    """
-    with lock(folder), stop_on_signal() as asked_to_stop:
-        if WORLD > 1:
-            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        try:
-            yield asked_to_stop
-        finally:
-            say("", end="")
-            if WORLD > 1:
-                torch.distributed.destroy_process_group()
-
-
 @contextlib.contextmanager
 def lock(folder):
     """Holds `folder` for this run; a second one is refused. The lock ends with the process."""
-    if RANK:
-        yield
-        return
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "lock"), "w") as file:
         try:
@@ -140,6 +75,7 @@ def stop_on_signal():
     try:
         yield lambda: asked[0] if asked else 0
     finally:
+        say("", end="")  # ends a line that waits to be replaced
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -172,6 +108,22 @@ def say(text, end="\n", replaced=False):
     except (OSError, ValueError):  # gone: the `tee` of `python main.py | tee log`, or the terminal
         with contextlib.suppress(AttributeError, OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a path to write to, and renames it to `path` when it is whole."""
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        error.filename = path  # a disk that is full does not say whose file it was
+        raise
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
 
 
 def attempt(path, function, *arguments) -> bool:
@@ -226,3 +178,16 @@ def exit_status(command, settings, verb):
             message += f"; the last checkpoint, {path}, is whole: go on with RESUME=True"
     print(f"error: {message}", file=sys.stderr)
     return status
+
+
+def profiled(function, path):
+    """function(), under cProfile: prints the 30 slowest calls, saves all to `path`."""
+    import cProfile
+    import pstats
+
+    calls = cProfile.Profile()
+    result = calls.runcall(function)
+    with replacing(path) as beside:
+        calls.dump_stats(beside)
+    pstats.Stats(calls).sort_stats("cumulative").print_stats(30)
+    return result

@@ -46,7 +46,7 @@ RANGES = (
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
 # Names in main.py that look like constants.
-OTHERS = "F", "RANK", "WORLD", "AGENTS", "PLAIN", "WRITTEN", "CONSTANTS"
+OTHERS = "F", "AGENTS", "PLAIN", "WRITTEN", "CONSTANTS"
 
 
 def kinds_of_agent(settings):
@@ -139,7 +139,7 @@ def read(settings, argument):
         raise UserError(f"{name}={text} is not {wanted}: the default is {old}") from None
 
 
-def check(settings, processes=1):
+def check(settings):
     """Refuses settings that are out of range, or don't go together, before anything is written."""
     s = settings
     rules = [(names, lambda x, low=low, high=high: low <= x <= high, wanted)
@@ -148,7 +148,7 @@ def check(settings, processes=1):
     rules += [
         (name, lambda x, few=few: x in few, " or ".join(few)) for name, few in CHOICES.items()
     ]
-    most = s["DIFFICULTY"], s["GRID"] - 1, s["BSZ"] // processes
+    most = s["DIFFICULTY"], s["GRID"] - 1, s["BSZ"]
     rules += [
         ("DIFFICULTY_MIN", lambda x: x <= most[0], f"at most DIFFICULTY={most[0]}"),
         ("VISION", lambda x: 0 <= x <= most[1], f"from 0 to {most[1]}"),
@@ -159,7 +159,6 @@ def check(settings, processes=1):
             lambda x: x <= most[2],
             f"at most {most[2]}, as BSZ={s['BSZ']}: each learns from episodes of its own",
         ),
-        ("BSZ", lambda x: x % processes == 0, f"a multiple of the {processes} processes"),
         ("PLOT_FILE", lambda x: not x or can_be_file(x, s), "a file in a folder that exists"),
     ]
     if s["REPLAY"] != "off":
@@ -169,7 +168,7 @@ def check(settings, processes=1):
         for name in names.split():
             if not right(s[name]):
                 raise UserError(f"{name}={s[name]} is out of range: it must be {wanted}")
-    check_together(s, processes)
+    check_together(s)
 
 
 def can_be_file(path, settings):
@@ -178,7 +177,7 @@ def can_be_file(path, settings):
     return name and not os.path.isdir(path) and (made or os.path.isdir(folder or "."))
 
 
-def check_together(s, processes):
+def check_together(s):
     """Refuses settings that don't go together."""
     window = bool(s["VISION"]) and s["MEMORY"] != "map"
     thinks = s["MEMORY"] == "map" if s["VISION"] else s["THINK"]
@@ -222,10 +221,6 @@ def check_together(s, processes):
                     f"{name}={s[name]} is not for {whose}: {why}; choose {name}={value}, or "
                     + OTHERWISE[whose]
                 )
-    if s["RESUME"] and processes > 1 and s["REPLAY"] != "off":
-        problem = "a checkpoint holds the memory of the first process alone"
-        combination = f"RESUME=True with {processes} processes and REPLAY={s['REPLAY']}"
-        raise UserError(f"{combination}: {problem}; choose REPLAY=off, or one process")
 
 
 # What has only one meaning for an agent that thinks, for advantages, for credit from the episode.

@@ -46,13 +46,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path, monkeypatch):
     """(a function that loads the cache and returns the mazes and what was said, its file)"""
     path = tmp_path / "mazes.npz"
 
     def load(n=40, grid=8, seed=3):
         said = []
-        return files.load_cache(str(path), n, grid, seed, say=said.append), said
+        monkeypatch.setattr(files, "say", said.append)
+        return files.load_cache(str(path), n, grid, seed), said
 
     return load, path
 
@@ -116,14 +117,14 @@ def prints(packed):
 
 
 @pytest.mark.parametrize("seed", [5, HELD_OUT_SEED])
-def test_held_out_mazes_share_none_with_the_cache_and_are_the_same_each_time(seed):
+def test_held_out_mazes_share_none_with_the_cache_and_are_the_same_each_time(capsys, seed):
     """Seed 5 is the training mazes' own: each of them must then be made anew."""
-    known, said = maze.make_mazes(300, 8, seeded(5)), []
+    known = maze.make_mazes(300, 8, seeded(5))
     assert prints(maze.make_mazes(300, 8, seeded(seed))) & prints(known)
-    held_out = files.make_held_out(300, 8, known, said.append, seed)
-    assert held_out.shape == (8, 300) and not said
+    held_out = files.make_held_out(300, 8, known, seed)
+    assert held_out.shape == (8, 300) and not capsys.readouterr().out
     assert not prints(held_out) & prints(known) and len(prints(held_out)) > 250
-    assert torch.equal(held_out, files.make_held_out(300, 8, known, said.append, seed))
+    assert torch.equal(held_out, files.make_held_out(300, 8, known, seed))
     for walls in np.moveaxis(maze.unpack(held_out, 8, 8).numpy(), -1, 0)[::20]:
         assert nx.is_tree(reference.graph(walls))
 
@@ -136,12 +137,13 @@ def test_held_out_mazes_have_a_seed_that_no_run_can_have():
         settings.check(main.config() | dict(SEED=HELD_OUT_SEED))
 
 
-def test_grid_with_too_few_mazes_says_so():
-    known, said = maze.make_mazes(5000, 5, seeded(5)), []
-    held_out = files.make_held_out(100, 5, known, said.append).numpy().T
+def test_grid_with_too_few_mazes_says_so(capsys):
+    known = maze.make_mazes(5000, 5, seeded(5))
+    held_out = files.make_held_out(100, 5, known).numpy().T
     shared = sum(one.tobytes() in prints(known) for one in held_out)
-    assert len(said) == 1 and "GRID=5 has too few different mazes" in said[0]
-    assert shared > 50 and f"{shared} of 100" in said[0]
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "GRID=5 has too few different mazes" in said
+    assert shared > 50 and f"{shared} of 100" in said
 
 
 # Checkpoints

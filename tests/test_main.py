@@ -14,7 +14,7 @@ from test_runs import KINDS, RETURNS, quick, runs, summary_of  # noqa: F401
 import main
 import maze
 import model
-from support import agents, files, metrics, plain, processes, report, run
+from support import agents, files, learning, plain, report
 from support.files import load_checkpoint
 from support.learning import Adam, Replay
 
@@ -70,7 +70,7 @@ def test_exact_answers_score_full_marks_and_errors_are_those_of_a_slow_count(own
     for wrong in 0.0, -0.0625, 5.0 * ~counts:
         found, off = scores(kind(reference.Table(exact + wrong)), mazes), min(0.0, *np.ravel(wrong))
         wanted = FULL_MARKS | dict(q_error=-off, q_bias=off)
-        assert metrics.average(found) == pytest.approx(wanted, abs=1e-5)
+        assert report.average(found) == pytest.approx(wanted, abs=1e-5)
     noise = torch.randn(q.shape, generator=seeded())
     found = scores(reference.Table(exact + noise), mazes)
     for i in range(len(lanes)):
@@ -116,7 +116,7 @@ def test_going_round_is_the_same_round_twice():
     start, period = (x.flatten() for x in np.meshgrid(np.arange(51), np.arange(1, 40)))
     time = np.arange(51)[:, None]
     walks = np.where(time < start, time, start + (time - start) % period)
-    found = metrics.goes_round(torch.tensor(walks))
+    found = report.goes_round(torch.tensor(walks))
     assert found.tolist() == (50 - start >= 2 * period).tolist()
 
 
@@ -124,7 +124,7 @@ def test_scores_by_distance_are_those_of_a_slow_count():
     rng = np.random.default_rng(0)
     shortest, success, q_error = rng.integers(1, 61, 300), rng.random(300) < 0.5, rng.random(300)
     found = dict(success=torch.tensor(success).float(), q_error=torch.tensor(q_error))
-    bands = metrics.by_distance(found, torch.tensor(shortest))
+    bands = report.by_distance(found, torch.tensor(shortest))
     assert len(bands) == 6
     for low in range(1, 61, 10):
         inside = (low <= shortest) & (shortest <= low + 9)
@@ -151,14 +151,14 @@ def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
 
 def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
     packed = maze.make_mazes(100, 16, seeded())
-    mazes, distance = metrics.test_set(main.config(), packed)
+    mazes, distance = report.test_set(main.config(), packed)
     assert torch.equal(maze.pack(mazes.walls), packed)
     assert torch.equal(distance.long(), to_goal(mazes))
     at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
     assert 1 <= at_start.min() <= 5 and 50 < at_start.max() <= main.MAX_START_DISTANCE
     torch.manual_seed(5)
     others = main.config() | dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off")
-    assert all(map(torch.equal, metrics.test_set(others, packed)[0], mazes))
+    assert all(map(torch.equal, report.test_set(others, packed)[0], mazes))
 
 
 def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
@@ -179,16 +179,6 @@ def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
     seen = files.fingerprints(maze.pack(main.draw(few, 4000, 1.0, 100, seeded()).walls))
     counts = [seen.count(one) for one in files.fingerprints(few)]
     assert sum(counts) == 4000 and chisquare(counts).pvalue > 1e-6
-
-
-def test_every_process_of_a_run_draws_its_own_mazes(monkeypatch):
-    main.GRID, starts, cache = 8, set(), maze.make_mazes(300, 8, seeded())
-    for rank in range(4):
-        monkeypatch.setattr(processes, "RANK", rank)
-        generator = seeded(main.SEED)
-        processes.seed_differently(generator, main.SEED, 0)
-        starts.add(tuple(main.draw(cache, 64, 1.0, 100, generator).start.tolist()))
-    assert len(starts) == 4
 
 
 # Whole runs
@@ -395,10 +385,10 @@ def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
 
 def test_progress_says_how_long_still(capsys):
     row = dict(episodes=100, seconds=30.0, level=0.5, loss=0.1, q_error=2.0, success=0.25)
-    run.show_progress(dict(history=[row | dict(wrong_views=1234)]), 400, main.config())
+    files.show_progress(dict(history=[row | dict(wrong_views=1234)]), 400, main.config())
     wanted = r" 25%  100 episodes  3/s +90 s left .*success 0.250  wrong views 1,234\n"
     assert re.match(wanted, capsys.readouterr().out)
-    run.show_progress(dict(history=[row | dict(wrong_views=None)]), 400, main.config())
+    files.show_progress(dict(history=[row | dict(wrong_views=None)]), 400, main.config())
     assert "views" not in capsys.readouterr().out
 
 
@@ -412,12 +402,12 @@ def test_watchman_speaks_only_of_a_loss_that_has_risen_and_stays_high():
     calm = [high[::-1], high[:3], [1, 1.1, 1.2, 1.3, 1.4], [0.1, 8, 0.2, 4, 16], high + [0.1]]
     calm += [[0.0] * 5, [3.0], [0.0, 0, 1e-9, 1e-6, 1e-5], [1e-9] + [0.01] * 5]
     for rows in *map(history, calm), history(high[:2]) + history(high[2:], 0.55):
-        assert run.warning(rows, main.config()) is None
+        assert learning.warning(rows, main.config()) is None
     for rows in history(high), history([5, 3] + high), history([0.0, 2, 3, 2], 1.0):
-        said = run.warning(rows, main.config())
+        said = learning.warning(rows, main.config())
         assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
         assert said.endswith(f"Usual causes: LR is too high (now {main.LR:g})")
-    said = run.warning(rows, main.config() | dict(TARGET_SYNCS=4, CREDIT="lambda"))
+    said = learning.warning(rows, main.config() | dict(TARGET_SYNCS=4, CREDIT="lambda"))
     assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA=0.9; try less" in said
 
 

@@ -9,7 +9,7 @@ from reference import drawn, one_by_one, seeded, to_goal
 from scipy.stats import binomtest, chisquare
 
 import maze
-from support import mazefile, metrics
+from support import mazefile, report
 
 # Generation
 
@@ -212,7 +212,7 @@ def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
     d = maze.distances(mazes.walls, mazes.goal)
     assert (d[~mazes.walls] < 0).any()
     q = maze.optimal_q(mazes, d, gamma, step, goal)
-    away = metrics.steps_of_q(q, gamma, step, goal)
+    away = report.steps_of_q(q, gamma, step, goal)
     for i, (walls, end) in enumerate(one_by_one(mazes)):
         cells = ~walls & (d[..., i].numpy() != 0)  # nothing is chosen in the goal
         slow = reference.optimal_q(walls, end, gamma, step, goal)[:, cells]

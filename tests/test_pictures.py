@@ -12,7 +12,7 @@ from test_runs import exact, quick, runs, summary_of  # noqa: F401
 
 import main
 import maze
-from support import files, metrics, pictures, report
+from support import files, pictures, report
 
 
 @pytest.fixture
@@ -169,9 +169,9 @@ def test_what_is_drawn_of_q_is_the_steps_to_the_goal_and_of_an_advantage_the_ste
     distance = maze.distances(mazes.walls, mazes.goal)
     q, reached = maze.optimal_q(mazes, distance, gamma, step, goal), distance > 0
     how = dict(GAMMA=gamma, STEP_REWARD=step, GOAL_REWARD=goal)
-    shown = metrics.steps_away(q, how | dict(UNIT="q")).amin(0)
+    shown = report.steps_away(q, how | dict(UNIT="q")).amin(0)
     assert torch.allclose(shown[reached], distance[reached] - 1.0, atol=0.01)
-    lost = metrics.steps_away(q - q.amax(0), how | dict(UNIT="advantage"))[:, reached]
+    lost = report.steps_away(q - q.amax(0), how | dict(UNIT="advantage"))[:, reached]
     assert torch.equal(lost, (q.amax(0) - q)[:, reached])
 
 
@@ -222,14 +222,14 @@ def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
         maze.make_mazes(40, 9, torch.Generator().manual_seed(1)),
         main.config() | dict(GRID=9),
     )
-    whole, parts = metrics.test_set, list(metrics.test_sets(config, packed, 1300))
+    whole, parts = report.test_set, list(report.test_sets(config, packed, 1300))
     assert [len(mazes.goal) for mazes, _ in parts] == [16, 16, 8]
     walls = torch.cat([mazes.walls for mazes, _ in parts], 2)
     assert torch.equal(walls, maze.unpack(packed, 9, 9))
     for mazes, distance in parts:
         assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
         assert (maze.shortest(mazes, distance) > 0).all()
-    shown, walked, evaluate, sets = [], [], main.evaluate, metrics.test_sets
+    shown, walked, evaluate, sets = [], [], main.evaluate, report.test_sets
 
     def noting(network, mazes, *how):
         walked.append((mazes, evaluate(network, mazes, *how)))
@@ -238,7 +238,7 @@ def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
     monkeypatch.setattr(main, "evaluate", noting)
     assert all(map(torch.equal, next(sets(config, packed))[0], whole(config, packed)[0]))
     monkeypatch.setattr(pictures, "walks", lambda path, mazes, *_: shown.append(mazes))
-    monkeypatch.setattr(metrics, "test_sets", lambda *given: sets(*given, cells=64 * 6))
+    monkeypatch.setattr(report, "test_sets", lambda *given: sets(*given, cells=64 * 6))
     monkeypatch.setattr(main, "build", lambda settings: exact())
     assert runs(quick / "out", "MODEL=linear", "EVAL_MAZES=16") == 0
     found = summary_of(quick / "out")

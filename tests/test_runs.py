@@ -25,7 +25,7 @@ from PIL import Image
 
 import main
 import model
-from support import agents, files, pictures, processes, run
+from support import agents, files, pictures, processes
 from support.files import load_checkpoint
 from support.learning import Adam
 
@@ -200,7 +200,9 @@ def check_whole(folder):
     if "summary.json" in there:
         assert summary_of(folder)["config"]["GRID"] == 8
     if "mazes.npz" in there:
-        files.load_cache(str(there["mazes.npz"]), 100, 8, 0, say=pytest.fail)
+        before = there["mazes.npz"].read_bytes()
+        files.load_cache(str(there["mazes.npz"]), 100, 8, 0)
+        assert there["mazes.npz"].read_bytes() == before  # it was whole: not made anew
     for name in f"../{folder.name}.png", "rollouts.png", "agent.gif":
         if (folder / name).exists():
             with Image.open(folder / name) as picture:
@@ -248,7 +250,7 @@ def test_only_a_proof_ends_a_run_before_its_time(quick, monkeypatch, settings, e
     assert not found["stopped"] and (found["seconds_to_proof"] is not None) == proof
     if "EVERY" in settings:  # nor where it is not evaluated: right after its second batch
         wrong = iter([5, 0, 0, 0])
-        monkeypatch.setattr(main.metrics, "wrong_views", lambda network: next(wrong))
+        monkeypatch.setattr(main.report, "wrong_views", lambda network: next(wrong))
         assert runs(quick / "out", "MODEL=linear", "EVAL_EVERY=3") == 0
         assert summary_of(quick / "out")["episodes"] == 4 * 32
 
@@ -257,7 +259,7 @@ def test_a_proved_run_that_is_killed_before_its_report_is_over_when_resumed(quic
     monkeypatch.setattr(main, "build", lambda settings: exact())
     assert runs(quick / "straight", "MODEL=linear") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(main, "report", raising(KeyboardInterrupt()))
+        patch.setattr(main.report, "end_of_run", raising(KeyboardInterrupt()))
         assert runs(quick / "out", "MODEL=linear") == 130
     assert runs(quick / "out", "MODEL=linear", "RESUME=True") == 0
     assert summary_of(quick / "out")["episodes"] == summary_of(quick / "straight")["episodes"] == 32
@@ -461,7 +463,7 @@ def test_full_disk_is_said_costs_no_figures_and_leaves_the_old_files(tmp_path):
 def test_a_checkpoint_that_failed_is_tried_again_at_the_end_and_folders_are_made_again(
     quick, monkeypatch, capsys
 ):
-    save, count = run.save_checkpoint, iter(range(99))
+    save, count = files.save_checkpoint, iter(range(99))
 
     def full(*found, **progress):
         if next(count) < 2:
@@ -469,7 +471,7 @@ def test_a_checkpoint_that_failed_is_tried_again_at_the_end_and_folders_are_made
         save(*found, **progress)
 
     with at_batch(monkeypatch, 1, lambda: shutil.rmtree(quick / "out")):
-        monkeypatch.setattr(run, "save_checkpoint", full)
+        monkeypatch.setattr(files, "save_checkpoint", full)
         assert runs(quick / "out", "NUM_EPISODES=64") == 0
     assert capsys.readouterr().out.count("checkpoint.pt could not be written: No space left") == 2
     assert check_whole(quick / "out") == 2
@@ -595,7 +597,7 @@ def raising(error):
 
 def test_only_memory_that_runs_out_is_called_so(quick, monkeypatch, capsys):
     for number, error in enumerate(OUT_OF_MEMORY):
-        for where in (main, "learn"), (main, "report"), (files, "make_mazes"):
+        for where in (main, "learn"), (main.report, "end_of_run"), (files, "make_mazes"):
             with monkeypatch.context() as patch:
                 patch.setattr(*where, raising(error))
                 assert runs(quick / where[1], "NUM_EPISODES=32", f"SEED={number}") == 2

@@ -13,7 +13,7 @@ from reference import seeded, to_goal
 import main
 import maze
 import model
-from support import agents, metrics, report
+from support import agents, report
 from support.agents import build, recall
 
 SQUARE = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # row by row
@@ -153,7 +153,7 @@ def test_of_all_views_just_the_wrong_answers_are_refused(proved):
 def test_a_network_that_says_no_number_is_not_proved(proved):
     with torch.no_grad():
         proved.core.q.bias.fill_(torch.nan)
-    assert metrics.wrong_views(proved.eval()) > 0
+    assert report.wrong_views(proved.eval()) > 0
 
 
 # Thinking

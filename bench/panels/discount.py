@@ -21,15 +21,15 @@ from panels import (
 )
 
 QUESTION = "Which discount?"
-PREDICTION = "dashed: ∏ over the way of P(the right move looks best); CNN: P by distance, as counted"
+PREDICTION = "dashed: ∏ over the way of P(the right move looks best)"
 RELATIVE, ABSOLUTE, DISTANCES = (0.01, 0.03, 0.1), 0.01, (8, 12, 16)
 HORIZONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100, 150, 250, 400, 700, 1000)  # 1 / (1 - GAMMA)
 NETWORKS = (2, 4, 8, 16, 32, 64)
 MISSES = (
     "The first prediction, that the best horizon is the mean distance of all starts, missed; by "
     "distance it holds, which was tried after that had been seen. A CNN's errors after this short "
-    "training are far larger than 1%, and not the same everywhere: what is predicted of it, from "
-    "how often its moves are right at each distance in other mazes, came second, too. Its errors "
+    "training are far larger than 1%, and not the same everywhere: P of its right moves is as "
+    "counted, by distance, in other mazes; that came second, too. Its errors "
     "keep company: a maze with one has more, so more mazes than predicted are without any."
 )
 GRID = 8

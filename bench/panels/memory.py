@@ -12,10 +12,7 @@ from support.agents import window
 from support.pictures import library
 
 QUESTION = "What does memory buy?"
-PREDICTION = (
-    "dashed: an explorer written by hand that knows as much; gru: between what it may keep, "
-    "nothing and all"
-)
+PREDICTION = "dashed: an explorer by hand that knows as much; gru: between nothing and all"
 MISSES = (
     "First, a GRU was to do as well as depth-first search, which knows all that it has seen, and "
     "missed: it has to learn by itself what to keep in 128 numbers. Now only the ends are said."

@@ -7,8 +7,7 @@ import torch
 import main
 from panels import COLOURS, Table, axes_of, band, constants, dashed, label, mean_by, some_mazes
 from support.agents import build
-from support.learning import Adam
-from support.run import Learner
+from support.learning import Adam, Learner
 
 QUESTION = "How often to sync the target network?"
 PREDICTION = "dashed: a cell costs a sync and the τ updates of fitting it: 1/(period + τ)"

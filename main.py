@@ -170,16 +170,18 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
         counts = away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()
         steps, arrived, tried = torch.stack(counts).tolist()
         level = next_level(record["level"], (batch + 1) / batches, arrived / tried)
-        evaluating, wrong = batch % EVAL_EVERY == 0, report.wrong_views(online)
+        evaluating = batch % EVAL_EVERY == 0
+        wrong = report.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
         ended = batch + 1 == batches or (UNTIL_PROVED and proved)
         stopped = 0 if ended else asked_to_stop()
         steps, last = steps + record["env_steps"], ended or stopped
         record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved, stopped=stopped)
         if evaluating or last:
+            scores = evaluate(online, *sample)
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
-            found = optimizer.lr, evaluate(online, *sample), means, wrong
-            record["history"].append(report.row(config(), record, *found))
+            row = report.row(config(), record, optimizer.lr, scores, means, wrong)
+            record["history"].append(row)
             record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
                 reporter.evaluated(learner, record)

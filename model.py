@@ -12,7 +12,7 @@ and sees its eight neighbours only, as differences of values, clipped to one ste
 steps and begin at 0. Learned: which action leads where, that walls stop it, what a step costs.
 """
 
-import itertools
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -122,11 +122,12 @@ CORES = {"linear": Linear, "mlp": MLP, "cnn": CNN, "attention": Attention}
 # Thinking
 
 
-def looks(change, walls, goal):
-    """Thinks about B mazes: yields (V, view) as they are at first, and after each look, for ever.
+def looks(change, walls, goal, most: int):
+    """Thinks about B mazes: yields (V, view) as they are at first and after each look.
 
-    change (65536,) int32: what a cell that sees this view adds to its value. walls (H, W, B) bool,
-    goal (B,). V and view (H, W, B) int32, 0 in walls and goals; V is the same tensor every time.
+    It looks until no view changes, or `most` times. change (65536,) int32: what a cell that sees
+    this view adds to its value. walls (H, W, B) bool, goal (B,). V and view (H, W, B) int32, 0 in
+    walls and goals; V is the same tensor every time.
     """
     h, w, b = walls.shape
     values = torch.zeros(h + 2, w + 2, b, dtype=torch.int32, device=walls.device)
@@ -134,24 +135,23 @@ def looks(change, walls, goal):
     is_open = (~padded(walls, 1, True)).int()
     looking = ~walls
     looking.view(h * w, b).scatter_(0, goal[None], False)  # the goal stays worth 0
-    value = values[1:-1, 1:-1]
-    while True:
+    value, view = values[1:-1, 1:-1], None
+    for look in range(most + 1):
+        before = view
+        if look:
+            value += change[before] * looking
         view = torch.zeros_like(value)
         for k, there in enumerate(around):
             view += ((values[there] - value).clamp(-1, 1) + 2) * is_open[there] * 4**k
         view *= looking
         yield value, view
-        value += change[view] * looking
+        if look and torch.equal(view, before):
+            break
 
 
 def think(change, walls, goal, most: int):
-    """Looks until no view changes, or `most` times: (V, view) as by `looks`."""
-    before = None
-    for thought in itertools.islice(looks(change, walls, goal), most + 1):
-        if before is not None and torch.equal(thought[1], before):
-            break
-        before = thought[1]
-    return thought
+    """(V, view) after the last of the `looks`."""
+    return deque(looks(change, walls, goal, most), maxlen=1)[0]
 
 
 class Thinker(nn.Module):

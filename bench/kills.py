@@ -2,11 +2,11 @@
 
     python bench/kills.py [KILLS=1000] [SEEDS=4] [KEY=VALUE ...]
 
-Trains by the defaults, once without interruption with each seed. Then again, but kills the process
-(SIGKILL) at a random moment and resumes it, until it has ended; and so on, with one seed after the
-other, until KILLS processes have been killed. Counts the runs that did not end with the same
-weights, bit for bit, and whatever else went wrong. The processes are forked, so that none has to
-import torch again.
+Trains by the defaults, but to the end of the episodes, once without interruption with each seed.
+Then again, but kills the process (SIGKILL) at a random moment and resumes it, until it has ended;
+and so on, with one seed after the other, until KILLS processes have been killed. Counts the runs
+that did not end with the same weights, bit for bit, and whatever else went wrong. The processes are
+forked, so that none has to import torch again.
 """
 
 import os
@@ -55,7 +55,8 @@ def run(arguments):
     options = dict(KILLS=1000, SEEDS=4)
     given = dict(argument.split("=", 1) for argument in arguments)
     options |= {name: int(given.pop(name)) for name in [*given] if name in options}
-    others = [f"{name}={value}" for name, value in given.items()]
+    others = ["UNTIL_PROVED=False", "EVAL_MAZES=1000"]
+    others += [f"{name}={value}" for name, value in given.items()]
     kills = runs = different = failed = fresh = 0
     chance, straight = random.Random(0), {}
     torch.set_num_threads(1)
@@ -77,11 +78,11 @@ def run(arguments):
                 runs, failed, last = runs + 1, failed + (status != 0), weights(path)
                 same = all(torch.equal(last[name], w) for name, w in straight[seed].items())
                 different += not same
-        print(
-            f"{kills} kills; {fresh} starts without a checkpoint yet; {runs} runs ended, "
-            f"{different} with other weights, {failed} with an error",
-            flush=True,
-        )
+        found = kills, fresh, runs, different, failed
+        print(*found, file=sys.stderr, flush=True)
+    print("| kills | without a checkpoint yet | runs ended | other weights | an error |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    print(f"| {' | '.join(map(str, found))} |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """From a network into which nothing is built to the default agent, one thing added at a time.
 
-    python bench/ladder.py [SEEDS=3] [FIRST=100] [EPISODES=30720] [LRS=3] [KEY=VALUE ...]
+    python bench/ladder.py [SEEDS=3] [FIRST=100] [EPISODES=30720] [KEY=VALUE ...]
 
-Mazes of 10x10. Each rung is tuned anew: of LRS step sizes, a factor of three apart, the best in a
-run of a third of the episodes with another seed. Then SEEDS runs of EPISODES, or to the proof.
-Prints success in held-out mazes and in 200 perfect ones of 31x31, never trained on, as many steps
-as there are cells: median (worst seed); on the way, after a quarter, half and three quarters of the
-episodes, the median; seconds of training, and how many seeds are proved.
+Mazes of 10x10. Each rung is tuned anew, in runs of a third of the episodes with another seed: LR
+three times less or more, then HUBER ten times more, then UPDATES four times more. Then SEEDS runs
+of EPISODES, or to the proof. Prints success in held-out mazes and in 200 perfect ones of 31x31,
+never trained on, as many steps as there are cells: median (worst seed); on the way, after a
+quarter, half and three quarters of the episodes, the median; seconds of training; how many seeds
+are proved.
 """
 
 import statistics
@@ -124,6 +125,8 @@ def own_layers(settings):
     return plain.Plain(network, returns(settings))
 
 
+# What is tuned, in this order, by which factors.
+TRIED = ("LR", (1, 1 / 3, 3)), ("HUBER", (1, 10)), ("UPDATES", (1, 4))
 # What is added, the constants, what is built in place of them.
 RUNGS = (
     ("16 convolutions, each with weights of its own; one-step TD", f"{CNN} {DQN}", own_layers),
@@ -137,44 +140,59 @@ RUNGS = (
 
 
 def one_run(words, make, given):
-    """(success, in 31x31, seconds of training, proved, weights, step size, success on the way)."""
+    """(success, in 31x31, seconds of training, proved, weights, what was tuned, on the way)."""
     began, words = time.perf_counter(), (COMMON, words, *given)
     with replaced(main, "build", make), trained(*words) as (network, record, held_out):
         spent = time.perf_counter() - began
         scores = main.evaluate(network, *report.test_set(main.config(), held_out))
         success, beyond = scores["success"].mean().item(), others(network, 31, 1.0, 200)[0]
         proved, weights = report.wrong_views(network) == 0, parameters(network)
-        return success, beyond, spent, proved, weights, main.LR, on_the_way(record["history"])
+        own = f"{main.LR:.2g}, {main.HUBER:g}, {main.UPDATES}"
+        return success, beyond, spent, proved, weights, own, on_the_way(record["history"])
 
 
 def on_the_way(history):
     """Success after a quarter, half and three quarters of the episodes, as last evaluated."""
-    ends = [main.NUM_EPISODES * share for share in (0.25, 0.5, 0.75)]
-    return [[row["success"] for row in history if row["episodes"] <= end][-1] for end in ends]
+    found = []
+    for share in 0.25, 0.5, 0.75:
+        until = [row for row in history if row["episodes"] <= share * main.NUM_EPISODES]
+        found.append((until or history[:1])[-1]["success"])
+    return found
 
 
-def tuned(words, make, episodes, count, given):
-    """The best of `count` step sizes, in a short run: LR=..., and nothing if there is no choice."""
+def tuned(words, make, episodes, given):
+    """The best LR, then HUBER, then UPDATES, KEY=VALUE, in short runs with another seed."""
     with constants(words):
-        middle = main.LR
-    rates = [middle * 3.0 ** (i - count // 2) for i in range(count)]
-    short = [f"NUM_EPISODES={max(1024, episodes // 3)} SEED=7"]
-    found = [one_run(words, make, [*short, *given, f"LR={rate}"])[:2] for rate in rates]
-    return f"LR={rates[found.index(max(found))]}" if count > 1 else ""
+        best = {name: vars(main)[name] for name, _ in TRIED}
+    short, best_score = [f"NUM_EPISODES={max(1024, episodes // 3)} SEED=7"], None
+    for name, factors in TRIED:
+        if best_score is not None and best_score[0] == 1:  # nothing can be better
+            break
+        middle = best[name]
+        for factor in factors:
+            trial = best | {name: type(middle)(middle * factor)}
+            given_now = [*short, *given, *(f"{key}={value}" for key, value in trial.items())]
+            if best_score is None or factor != 1:
+                score = one_run(words, make, given_now)[:2]
+                if best_score is None or score > best_score:
+                    best, best_score = trial, score
+    return [f"{key}={value}" for key, value in best.items()]
 
 
 def run(arguments):
-    options, given = split(arguments, SEEDS=3, FIRST=100, EPISODES=30720, LRS=3)
+    options, given = split(arguments, SEEDS=3, FIRST=100, EPISODES=30720)
     torch.set_num_threads(1)
-    print("| added | weights | LR | on the way | success | in 31x31 | seconds | proved |")
+    print(
+        "| added | weights | LR, HUBER, UPDATES | on the way | success | in 31x31 | seconds | proved |"
+    )
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for name, words, make in RUNGS:
-        best = tuned(words, make, options["EPISODES"], options["LRS"], given)
-        common = [f"NUM_EPISODES={options['EPISODES']}", best, *given]
+        best = tuned(words, make, options["EPISODES"], given)
+        common = [f"NUM_EPISODES={options['EPISODES']}", *given, *best]
         seeds = range(options["FIRST"], options["FIRST"] + options["SEEDS"])
         runs = [one_run(words, make, [*common, f"SEED={seed}"]) for seed in seeds]
         way = [f"{statistics.median(values):.2f}" for values in zip(*(found[6] for found in runs))]
-        cells = [name, f"{runs[0][4]:,}", f"{runs[0][5]:.2g}", " ".join(way)]
+        cells = [name, f"{runs[0][4]:,}", runs[0][5], " ".join(way)]
         for i, worst in (0, min), (1, min), (2, max):
             cells.append(median([found[i] for found in runs], worst, 0 if i == 2 else 3))
         print(f"| {' | '.join(cells)} | {sum(found[3] for found in runs)} of {len(runs)} |",

@@ -181,7 +181,7 @@ def from_block(name, numbers, lines, wall, walked):
             f"WALL={min(marks)}"
         )
     if drawing:
-        lines, numbers = drawn(where, lines), numbers[:1] * len(lines)
+        lines, numbers = from_drawing(where, lines), numbers[:1] * len(lines)
     width = max(map(len, lines))
     # Editors cut off blanks; where floor is written otherwise, a character is missing.
     full = [(number, line) for number, line in zip(numbers, lines) if len(line) == width]
@@ -208,7 +208,7 @@ def parted(line):
     return "".join(cells) if (commas or digits) and {*map(len, cells)} == {1} else None
 
 
-def drawn(where, lines):
+def from_drawing(where, lines):
     """The lines of a maze whose walls are drawn between its cells: each post, each wall or gap
     between two posts, and each cell becomes one letter."""
     width, post = max(map(len, lines)), lines[0][0]

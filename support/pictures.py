@@ -62,11 +62,11 @@ def course(path, record, settings, summary=None):
     rate = [rate / settings["LR"] for rate in column["learning_rate"]]
     level.plot(x, rate, label="learning rate / LR")
     level.set(title="Curriculum, exploration, learning rate", ylim=(-0.02, 1.05))
-    draw_bands(far, summary["by_distance"]) if summary else far.axis("off")
+    plot_bands(far, summary["by_distance"]) if summary else far.axis("off")
     if history[-1]["wrong_views"] is None:
         wrong.axis("off")
     else:
-        draw_wrong_views(wrong, x, column["wrong_views"], settings)
+        plot_wrong_views(wrong, x, column["wrong_views"], settings)
     for axis in success, error, loss, level, wrong:
         axis.set_xlabel("thousand episodes")
     for axis in axes.flat:
@@ -76,7 +76,7 @@ def course(path, record, settings, summary=None):
     save(figure, path, 100)
 
 
-def draw_bands(axis, bands):
+def plot_bands(axis, bands):
     """Success by the steps from start to goal."""
     share = [band["success"] for band in bands.values()]
     colors = ["tab:blue" if s == 1 else "tab:orange" for s in share]
@@ -85,7 +85,7 @@ def draw_bands(axis, bands):
     axis.set(title="Success by steps to the goal, at the end", ylim=(0, 1.05))
 
 
-def draw_wrong_views(axis, x, wrong, settings):
+def plot_wrong_views(axis, x, wrong, settings):
     """How many of all the things that a cell can see are answered wrongly, and the proof."""
     axis.plot(x, wrong, "o-", ms=4, color="tab:red")
     axis.set_yscale("symlog", linthresh=1)
@@ -124,20 +124,20 @@ def weights(path, linear):
     save(figure, path, 80)
 
 
-def walks(path, mazes, cells, steps, distance, farthest):
+def walks(path, mazes, cells, away, distance, farthest):
     """rollouts.png: how far from the goal the cells of a few mazes are, as the agent sees it, its
     best action there, and the way it walks; below, the exact distances.
 
-    steps (4, H, W, n): how far from the goal each action seems to lead; inf where the goal can't be
+    away (4, H, W, n): how far from the goal each action seems to lead; inf where the goal can't be
     reached, nan where it is unknown. distance (H, W, n): the exact one, or -1.
     """
     h, w, n = mazes.walls.shape
     board = torch.full((2, h + 2, n, w + 2), math.nan)  # one image of all: a single axis draws fast
     exact = neighbours(torch.where(distance < 0, math.inf, distance.float()), math.inf)
-    for row, after in enumerate((steps, exact)):
-        away = 1 + after.amin(0)
-        away = away.clamp(max=farthest).where(away.isfinite(), away).masked_fill(mazes.walls, -1)
-        board[row, :, :, :] = padded(away, 1, -1).permute(0, 2, 1).cpu()
+    for row, after in enumerate((away, exact)):
+        here = 1 + after.amin(0)
+        here = here.clamp(max=farthest).where(here.isfinite(), here).masked_fill(mazes.walls, -1)
+        board[row, :, :, :] = padded(here, 1, -1).permute(0, 2, 1).cpu()
     figure = library().figure.Figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))
     colors = (
@@ -147,7 +147,7 @@ def walks(path, mazes, cells, steps, distance, farthest):
     )
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()
     axis.imshow(board, cmap=colors, vmin=0, vmax=farthest)
-    for row, after in enumerate((steps, exact) if max(h, w) <= 64 else ()):  # else too small to see
+    for row, after in enumerate((away, exact) if max(h, w) <= 64 else ()):  # else too small to see
         show = ~mazes.walls & after.amin(0).isfinite()
         show.view(h * w, n)[mazes.goal, torch.arange(n)] = False
         y, x, i = show.nonzero().cpu().numpy().T
@@ -185,8 +185,8 @@ SHADES = 64
 def thinking(path, mazes, rows, farthest):
     """agent.gif: values spread through a few mazes as the network thinks, then it walks them.
 
-    rows: a list of (title, values, cells): values, V (H, W, n) at first and after each look, none
-    for an agent that does not think about the whole maze; cells (T + 1, n).
+    rows: a list of (title, looks, cells): looks, as by `model.looks`, none for an agent that does
+    not think about the whole maze; cells (T + 1, n).
     """
     film = frames(mazes, rows, farthest)
     with replacing(path) as beside:
@@ -227,10 +227,10 @@ def frames(mazes, rows, farthest):
             ImageDraw.Draw(image).text(place, f"{text}   {doing[i]}", fill=WALL)
         return image
 
-    thoughts = [iter(values) for _, values, _ in rows]
+    thoughts = [iter(looks) for _, looks, _ in rows]
     shown, look, some = [None] * len(rows), [-1] * len(rows), 1
     while any(more := [list(itertools.islice(each, some)) for each in thoughts]):
-        shown = [new[-1] if new else value for new, value in zip(more, shown)]
+        shown = [new[-1][0] if new else value for new, value in zip(more, shown)]
         look = [before + len(new) for before, new in zip(look, more)]
         yield frame(shown, [f"look {k}" if new else "" for k, new in zip(look, more)], 0)
         some = max(2, farthest // 50)

@@ -1,7 +1,6 @@
 """How well an agent does: its metrics, the end of a run, and what is proved of it."""
 
 import copy
-import itertools
 import json
 import math
 import os
@@ -213,7 +212,7 @@ def end_of_run(reporter, network, record, packed, evaluate, rollout):
         reporter.save()
     attempt(plot_file, pictures.course, plot_file, record, settings, summary)
     args = network, record, *worst, settings, evaluate, rollout
-    attempt("a picture of the agent", draw_agent, *args)
+    attempt("a picture of the agent", show_agent, *args)
     attempt(path, write_summary, path, summary, record)
     say(
         f"{summary['seconds']:.1f} s in all; see {plot_file} and {settings['OUT_DIR']}/: "
@@ -245,7 +244,7 @@ def random_walk(mazes, settings, n=1000) -> float:
 
 
 @torch.no_grad()
-def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rollout):
+def show_agent(network, record, mazes, distance, scores, settings, evaluate, rollout):
     """rollouts.png and agent.gif, of mazes in which the agent fails, or failed early on."""
     early, steps = copy.deepcopy(network), settings["MAX_EP_LENGTH"]
     early.load_state_dict(record["early"])
@@ -257,9 +256,11 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
     farthest, rows = int(maze.shortest(few, distance).max()), []
     for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
         walks, sight = rollout(agent, few, steps)
-        thinks = isinstance(agent, model.Thinker)
-        values = values_by_look(agent, few, 3 * farthest) if thinks else ()
-        rows.append((f"after {row['episodes']:,} episodes", values, walks.cells))
+        looks = ()
+        if isinstance(agent, model.Thinker):
+            most = min(3 * farthest, agent.most_looks or 3 * farthest)
+            looks = model.looks(agent.change, few.walls, few.goal, most)
+        rows.append((f"after {row['episodes']:,} episodes", looks, walks.cells))
     if network.whole_maze:
         potential = 0.0  # which shaping takes from Q
         if settings["SHAPING"] != "none":
@@ -278,17 +279,6 @@ def draw_agent(network, record, mazes, distance, scores, settings, evaluate, rol
     for name, draw, *shown in drawings:
         path = os.path.join(settings["OUT_DIR"], name)
         attempt(path, draw, path, *shown)
-
-
-def values_by_look(thinker, mazes, most):
-    """Yields V (H, W, B) as it is at first, and after each look until no view changes."""
-    before = None
-    looks = model.looks(thinker.change, mazes.walls, mazes.goal)
-    for value, view in itertools.islice(looks, min(most, thinker.most_looks or most) + 1):
-        yield value.clone()
-        if before is not None and torch.equal(view, before):
-            break
-        before = view
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from test_runs import exact, quick, runs, summary_of  # noqa: F401
 
 import main
 import maze
+import model
 from support import files, pictures, report
 
 
@@ -141,7 +142,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     failed = [7, 21, 290]
     scores["success"][failed] = 0.0
     given = main.config(), main.evaluate, main.rollout
-    report.draw_agent(agent, copy.copy(record), mazes, distance, scores, *given)
+    report.show_agent(agent, copy.copy(record), mazes, distance, scores, *given)
     _, few, cells, away, exactly, farthest = drawn_by["walks"]
     prints = files.fingerprints(maze.pack(mazes.walls))
     numbers = [prints.index(one) for one in files.fingerprints(maze.pack(few.walls))]
@@ -156,7 +157,7 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     _, _, rows, _ = drawn_by["thinking"]
     assert [title for title, *_ in rows] == ["after 32 episodes", "after 99,000 episodes"]
     assert torch.equal(rows[1][2], cells) and not torch.equal(rows[0][2], cells)
-    looks = list(rows[1][1])  # V after k looks is -min(k, d)
+    looks = [value.clone() for value, _ in rows[1][1]]  # V after k looks is -min(k, d)
     for k, value in enumerate(looks[: farthest + 1]):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
 
@@ -179,8 +180,8 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
     """Each cell of it is decoded again: the agent is at its start while it thinks, then walks."""
     mazes, path = reference.corridor(6, 0, 4), tmp_path / "agent.gif"
     cells = main.rollout(exact(), mazes, 9)[0].cells
-    values = report.values_by_look(exact(), mazes, 12)
-    pictures.thinking(str(path), mazes, [("one", values, cells), ("two", [], cells[:1])], 4)
+    looks = model.looks(exact().change, mazes.walls, mazes.goal, 12)
+    pictures.thinking(str(path), mazes, [("one", looks, cells), ("two", [], cells[:1])], 4)
     colors = [tuple(bytes.fromhex(color)) for color in pictures.COLORS.split()]
     is_open, wall, goal, agent, trail = colors
     film = Image.open(path)
@@ -210,8 +211,8 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
 
 def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
     mazes = drawn(5, 128)
-    values = (torch.zeros(128, 128, 5) for _ in range(3001))
-    film = pictures.frames(mazes, [("one", values, mazes.start.expand(1001, -1))], 1000)
+    looks = ((torch.zeros(128, 128, 5), None) for _ in range(3001))
+    film = pictures.frames(mazes, [("one", looks, mazes.start.expand(1001, -1))], 1000)
     frames = [frame.size for frame in film]
     assert 200 < len(frames) < 300 and set(frames) == {(5 * 130, 130 + 16)}
 

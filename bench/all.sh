@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes every table of bench/results, in some three hours on two cores: first what is timed, alone;
+# Makes every table of bench/results, in an hour or three on two cores: first what is timed, alone;
 # then what learns and how well, two at a time, with one thread each. Each file says by which
-# command, commit and machine it was made. The thousand kills of bench/kills.py take a while longer.
+# command, commit and machine it was made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -37,6 +37,7 @@ first=$!
     record turned-plain turned.py AGENT=plain
     record ablations ablations.py
     record ladder ladder.py
+    record kills kills.py
 } &
 second=$!
 wait $first

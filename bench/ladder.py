@@ -182,10 +182,8 @@ def tuned(words, make, episodes, given):
 def run(arguments):
     options, given = split(arguments, SEEDS=3, FIRST=100, EPISODES=30720)
     torch.set_num_threads(1)
-    print(
-        "| added | weights | LR, HUBER, UPDATES | on the way | success | in 31x31 | seconds | proved |"
-    )
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    heads = "added", "weights", "LR, HUBER, UPDATES", "on the way", "success", "in 31x31", "seconds"
+    print(f"| {' | '.join(heads)} | proved |\n|{' --- |' * 4}{' ---: |' * 4}")
     for name, words, make in RUNGS:
         best = tuned(words, make, options["EPISODES"], given)
         common = [f"NUM_EPISODES={options['EPISODES']}", *given, *best]

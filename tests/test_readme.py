@@ -58,8 +58,9 @@ SETTINGS = {"mlp": ""} | {name: f" MODEL={name}" for name in ("linear", "cnn", "
 def seeds(name):
     """How many seeds a table is of, by its command or by the default of its script."""
     text = (ROOT / "bench" / "results" / f"{name}.md").read_text()
-    script = (ROOT / "bench" / f"{name}.py").read_text()
-    return (re.search(r"python bench/.*SEEDS=(\d+)", text) or re.search(r"SEEDS=(\d+)", script))[1]
+    script, told = re.search(r"python bench/(\w+\.py)(.*)", text).groups()
+    script = (ROOT / "bench" / script).read_text()
+    return (re.search(r"SEEDS=(\d+)", told) or re.search(r"SEEDS=(\d+)", script))[1]
 
 
 def test_rows_of_the_other_agents():
@@ -82,22 +83,34 @@ def test_rows_of_the_other_agents():
     assert f"depth-first search {depth_first}, planning on a map {best}." in TEXT
 
 
-def test_what_is_taken_away():
+def test_the_ladder():
+    rungs = table("ladder")
+    assert len(rungs) == 7 and seeds("ladder") == "3" and "(three seeds)" in TEXT
+    for name, found in rungs.items():
+        assert row(name)[1:] == [found["success"], found["in 31x31"], found["seconds"]]
+
+
+def test_what_is_turned():
     turned, memory = table("turned-plain"), table("turned-memory")
-    dqn = next(name for name in turned if name.startswith("DQN: "))
-    for start, name in {
-        "layers that share": "layers of their own",
-        "the maze in sight": "the maze is shown once",
-        "credit from all": dqn,
-        "the same, with the target network synced once": "DQN, TARGET_SYNCS=1",
-        "advantages in steps": "UNIT=q",
-        "the curriculum": "CURRICULUM=off",
+    for text, name in {
+        "after 15,360 episodes its success is {}": "nothing",
+        "shown the maze once, not in every round, {}": "the maze is shown once",
+        "without a curriculum {}": "CURRICULUM=off",
+        "learning Q in steps, not advantages, {}.": "UNIT=q",
     }.items():
-        assert row(start)[1] == turned[name]["success"], name
-    assert f"after 15,360 episodes: success {turned['nothing']['success']}." in TEXT
+        assert text.format(turned[name]["success"]) in TEXT, name
     fades = memory["how lately as 0.9 ** steps"]["success"]
-    assert f"falls from {memory['nothing']['success']} to {fades}." in TEXT
-    assert "TARGET_SYNCS=8" in dqn and "CREDIT=step" in dqn and "UNIT=q" in dqn
+    assert f"falls from {memory['nothing']['success']} to {fades} (two seeds)" in TEXT
+    assert seeds("turned-memory") == "2"
+
+
+def test_the_kills():
+    (found,) = table("kills").values()
+    runs, kills = found["runs ended"], f"{int(found['kills']):,}"
+    none = found["other weights"] == found["an error"] == "0"
+    other = "none" if none else found["other weights"]
+    assert f"of {runs} runs that were killed at random moments, {kills} times in all" in TEXT
+    assert f"{other} ended with other weights" in TEXT
 
 
 def test_sentences():

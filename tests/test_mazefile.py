@@ -118,7 +118,7 @@ READ += [
     ("type octile\nheight 3\nwidth 4\nmap\n@OTW\n@SG@\nTTWW\n", SMALL, "1,1", "1,2"),
     ("%%%%\n%P.%\n%%%%", SMALL),  # Pac-Man
     ("XXXX\nXSGX\nXXXX", SMALL, "", "", "X"),
-    ("####\n#SG#\n#\n####", "####\n#SG#\n#...\n####"),  # an editor cut off blanks
+    ("#####\n#S G#\n#\n#####", "#####\n#S.G#\n#....\n#####"),  # an editor cut off blanks
     ("G#G..\n##..S\nG...G", ".#...\n##..S\n....G"),  # the nearest of several goals
     ("S.#G\n..##\n...G", "S.#.\n..##\n...G"),  # the only one that can be reached
 ]

@@ -22,7 +22,7 @@ def normal(*shape, seed=2):
 # Acting
 
 
-@pytest.mark.parametrize("h, w", [(8, 8), (3, 11), (1, 6)])
+@pytest.mark.parametrize("h, w", [(3, 11), (1, 6)])
 @pytest.mark.parametrize("epsilon", [None, 0.0, 0.4, 1.0])
 def test_rollout_walks_as_a_slow_simulator_does_asked_at_once_or_step_by_step(h, w, epsilon):
     b, steps, found = 30, 25, []
@@ -49,16 +49,16 @@ def test_random_actions_are_all_alike_and_independent():
     actions = reference.walked(mazes, q, 100, torch.ones(500), seeded(3)).actions
     one_after_another = (actions[:-1] * 4 + actions[1:])[::2]
     side_by_side = (actions[:, :-1] * 4 + actions[:, 1:])[:, ::2]
-    for what, kinds in ((actions, 4), (one_after_another, 16), (side_by_side, 16)):
-        assert chisquare(np.bincount(what.flatten(), minlength=kinds)).pvalue > 1e-6
+    for pairs in one_after_another, side_by_side:
+        assert chisquare(np.bincount(pairs.flatten(), minlength=16)).pvalue > 1e-6
 
 
 def test_each_episode_explores_by_its_own_epsilon():
-    b, shares = 300, (0.0, 0.1, 0.5, 0.9, 1.0)
-    epsilon = torch.tensor(shares).repeat_interleave(b // 5)
-    nowhere, q = torch.zeros(b, dtype=torch.int64), torch.zeros(4, 6, 6, b)
-    mazes = maze.Mazes(torch.zeros(6, 6, b, dtype=torch.bool), nowhere + 35, nowhere)
+    shares = (0.0, 0.1, 0.5, 0.9, 1.0)
+    nowhere, q = torch.zeros(300, dtype=torch.int64), torch.zeros(4, 6, 6, 300)
+    mazes = maze.Mazes(torch.zeros(6, 6, 300, dtype=torch.bool), nowhere + 35, nowhere)
     q[0] = 1
+    epsilon = torch.tensor(shares).repeat_interleave(60)
     other = reference.walked(mazes, q, 200, epsilon, seeded()).actions != 0
     for part, share in zip(other.chunk(5, 1), shares):
         assert binomtest(int(part.sum()), part.numel(), share * 0.75).pvalue > 1e-6
@@ -133,46 +133,6 @@ class Jump:
         return torch.stack([losses.mean().detach(), gradient.norm()])
 
 
-def learner_of(table, episodes, target=None):
-    """It jumps by how often each action was taken, but for those in the goal. One update a batch,
-    with a quadratic loss; reward 1 at the goal."""
-    vars(main).update(HUBER=100.0, UPDATES=1, GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0)
-    counts = episodes.cells[:-1] != episodes.mazes.goal
-    taken = torch.zeros(4, table.table[0].numel())
-    where = episodes.actions[counts], episodes.seen[0, :-1][counts]
-    taken.index_put_(where, torch.tensor(1.0), accumulate=True)
-    jump = Jump(table, taken.view_as(table.table))
-    return main.Learner(table, target or copy.deepcopy(table), jump, None, seeded())
-
-
-@pytest.mark.parametrize(
-    "credit, lam", [("step", 0.9), ("lambda", 0.0), ("lambda", 0.7), ("lambda", 1.0)]
-)
-@pytest.mark.parametrize("double", [False, True])
-def test_learning_moves_q_onto_the_mean_of_the_slow_targets(credit, lam, double):
-    """Twice: with double DQN the target network is the online one as it was one batch ago."""
-    vars(main).update(CREDIT=credit, LAMBDA=lam, DOUBLE=double)
-    lam = lam if credit == "lambda" else 0.0
-    mazes, q = reference.random_mazes(40, 6, 6, share=0.1), normal(4, 6, 6, 40)
-    episodes = reference.walked(mazes, q, 12, torch.full((40,), 0.5), seeded(3))
-    assert 5 < (episodes.cells[-1] == mazes.goal).sum() < 35
-    episodes = episodes._replace(reward=torch.rand(12, 40, generator=seeded(4)))
-    table, target = reference.Table(q), reference.Table(normal(*q.shape, seed=5))
-    learner = learner_of(table, episodes, target)
-    place, away = episodes.seen[0, :-1], episodes.cells[:-1] != episodes.mazes.goal
-    for _ in range(2):
-        online, late = (x.table.detach().clone() for x in (table, target))
-        along = [maze.along(x, episodes.cells) for x in (online, late if double else online)]
-        slow = reference.td_targets(*along, episodes, 0.9, lam, double).float()
-        main.learn(learner, episodes, 0.0)
-        where = episodes.actions[away], place[away]
-        total = torch.zeros(4, online[0].numel()).index_put_(where, slow[away], accumulate=True)
-        taken = learner.optimizer.taken
-        wanted = torch.where(taken > 0, total.view_as(online) / taken, online)
-        assert torch.allclose(table.table, wanted, atol=1e-4)
-        assert torch.equal(target.table, online)
-
-
 CONSTANTS = [
     dict(GAMMA=1.0, STEP_REWARD=-1.0, GOAL_REWARD=0.0),
     dict(CREDIT="lambda", LAMBDA=0.0, DOUBLE=True, SHAPING="manhattan"),
@@ -184,6 +144,8 @@ CONSTANTS = [
 @pytest.mark.parametrize("own", CONSTANTS, ids=str)
 def test_a_table_in_place_of_the_network_learns_the_optimal_q(own):
     """From random walks. With shaping, less by the potential: the best actions stay the best."""
+    base = dict(HUBER=100.0, UPDATES=1, GAMMA=0.9, STEP_REWARD=0.0, GOAL_REWARD=1.0)
+    vars(main).update(base | own)
     h, w, goal = 5, 6, 8 + 6
     walls = np.zeros((h, w), bool)
     walls[[0, 1, 1, 3, 4, 3], [2, 2, 4, 4, 4, 0]] = True
@@ -191,17 +153,20 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(own):
     start = torch.from_numpy(free[np.arange(150) % len(free)])
     fields = torch.from_numpy(walls)[..., None].repeat(1, 1, 150)
     mazes = maze.Mazes(fields, torch.full((150,), goal), start)
-    table, walk = reference.Table(torch.zeros(4, h, w)), (20, torch.ones(150), seeded())
-    learner = learner_of(table, main.rollout(table, mazes, *walk)[0])
-    vars(main).update(own)
+    table = reference.Table(torch.zeros(4, h, w))
     episodes, _ = main.rollout(table, mazes, 20, torch.ones(150), seeded())
+    counts, taken = episodes.cells[:-1] != goal, torch.zeros(4, h * w)
+    where = episodes.actions[counts], episodes.cells[:-1][counts]
+    taken = taken.index_put(where, torch.tensor(1.0), accumulate=True).view(4, h, w)
+    jump = Jump(table, taken)
+    learner = main.Learner(table, copy.deepcopy(table), jump, None, seeded())
     for _ in range(100):
         main.learn(learner, episodes, 0.0)
     exact = reference.optimal_q(walls, goal, main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD)
     phi = np.reshape(reference.potential(walls, goal, main.GAMMA, main.SHAPING), (h, w))
-    found, taken = table.table.detach().numpy(), learner.optimizer.taken.numpy() > 0
-    assert taken.all(0).sum() == len(free)
-    assert np.abs(found - (exact - phi))[taken].max() < 1e-4
+    found, was_taken = table.table.detach().numpy(), taken.numpy() > 0
+    assert was_taken.all(0).sum() == len(free)
+    assert np.abs(found - (exact - phi))[was_taken].max() < 1e-4
     best = np.take_along_axis(exact, found.argmax(0)[None], 0)[0]
     assert np.allclose(best.flat[free], exact.max(0).flat[free], atol=1e-4)
 

@@ -44,24 +44,19 @@ def test_rollout_walks_as_a_slow_simulator_does_asked_at_once_or_step_by_step(h,
             assert epsilon or action == best[here, i]
 
 
-def test_random_actions_are_all_alike_and_independent():
-    mazes, q = reference.random_mazes(500, 8, 8), normal(4, 8, 8, 500)
-    actions = reference.walked(mazes, q, 100, torch.ones(500), seeded(3)).actions
-    one_after_another = (actions[:-1] * 4 + actions[1:])[::2]
-    side_by_side = (actions[:, :-1] * 4 + actions[:, 1:])[:, ::2]
+def test_random_actions_are_independent_and_as_many_as_each_epsilon_says():
+    shares, number = (0.0, 0.1, 0.5, 0.9, 1.0), 500
+    nowhere, q = torch.zeros(number, dtype=torch.int64), torch.zeros(4, 6, 6, number)
+    mazes = maze.Mazes(torch.zeros(6, 6, number, dtype=torch.bool), nowhere + 35, nowhere)
+    q[0] = 1
+    epsilon = torch.tensor(shares).repeat_interleave(number // 5)
+    actions = reference.walked(mazes, q, 100, epsilon, seeded()).actions
+    for part, share in zip(actions.chunk(5, 1), shares):
+        assert binomtest(int((part != 0).sum()), part.numel(), share * 0.75).pvalue > 1e-6
+    one_after_another = (part[:-1] * 4 + part[1:])[::2]
+    side_by_side = (part[:, :-1] * 4 + part[:, 1:])[:, ::2]
     for pairs in one_after_another, side_by_side:
         assert chisquare(np.bincount(pairs.flatten(), minlength=16)).pvalue > 1e-6
-
-
-def test_each_episode_explores_by_its_own_epsilon():
-    shares = (0.0, 0.1, 0.5, 0.9, 1.0)
-    nowhere, q = torch.zeros(300, dtype=torch.int64), torch.zeros(4, 6, 6, 300)
-    mazes = maze.Mazes(torch.zeros(6, 6, 300, dtype=torch.bool), nowhere + 35, nowhere)
-    q[0] = 1
-    epsilon = torch.tensor(shares).repeat_interleave(60)
-    other = reference.walked(mazes, q, 200, epsilon, seeded()).actions != 0
-    for part, share in zip(other.chunk(5, 1), shares):
-        assert binomtest(int(part.sum()), part.numel(), share * 0.75).pvalue > 1e-6
 
 
 # Targets
@@ -69,7 +64,6 @@ def test_each_episode_explores_by_its_own_epsilon():
 
 FOUND = [
     dict(GAMMA=0.9, SHAPING="manhattan", STEP_REWARD=-0.1, GOAL_REWARD=1.0),
-    dict(GAMMA=0.98, STEP_REWARD=0.0, GOAL_REWARD=1.0),
     dict(GAMMA=1.0),
     dict(GAMMA=1.0, UNIT="advantage"),
     dict(GAMMA=1.0, UNIT="each step pays something else"),
@@ -163,18 +157,6 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(own):
 
 
 FARTHEST = 2  # the goal, as the agent is told while it learns
-
-
-def test_target_of_an_exact_thinker_is_the_change_of_the_distance_less_a_step(proved):
-    """r + V(s') - V(s), V minus the steps to the goal, by scipy; 0 in the goal."""
-    mazes = reference.random_mazes(60, 9, 8, share=0.25)
-    episodes, _ = main.rollout(proved, mazes, 25, torch.full((60,), 0.6), seeded())
-    target, counts = model.td_targets(proved, proved, episodes, main.GAMMA)
-    away = maze.along(reference.to_goal(mazes), episodes.cells)
-    assert torch.equal(counts, episodes.cells[:-1] != mazes.goal)
-    counts = away[:-1] > 0
-    assert torch.equal(target[counts], (-1.0 + away[:-1] - away[1:])[counts])
-    assert (away[-1] == 0).sum() > 10 and len(target[counts].unique()) == 3
 
 
 def test_learning_is_what_torch_does_with_the_same_errors(monkeypatch, proved):

@@ -42,15 +42,6 @@ def way(walls, start, goal):
     return nx.shortest_path(reference.graph(walls), start, goal)[1:-1]
 
 
-def grid(walls, start, goal, letters, cells=()):
-    """The maze as text. letters: of wall, floor, start, goal, path."""
-    text = np.where(walls, letters[0], letters[1])
-    for cell in cells:
-        text[cell] = letters[4]
-    text[start], text[goal] = letters[2], letters[3]
-    return ["".join(row) for row in text]
-
-
 def taken(path, *arguments):
     (one,) = mazefile.read(str(path), *arguments)
     return one
@@ -62,25 +53,6 @@ def same(one, walls, start, goal):
 
 
 # Text
-
-
-KINDS = "#.SG*", "# SEX", "█ se·", "%.ABo", "1023", "1,0,2,3", "1 0 2 3"
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("letters", KINDS)
-def test_text_of_many_kinds(tmp_path, letters, seed):
-    walls, start, goal = perfect(seed, DOORS if seed == 1 else ())
-    between = letters[1] if len(letters) == 7 else ""
-    letters = letters[::2] if between else letters
-    cells = way(walls, start, goal) if len(letters) > 4 else ()
-    text = "\r\n".join(between.join(line) for line in grid(walls, start, goal, letters, cells))
-    encoding = "utf-16" if seed == 2 else "utf-8"  # as PowerShell writes
-    (tmp_path / "m").write_bytes(text.encode(encoding))
-    assert same(taken(tmp_path / "m"), walls, start, goal)
-    if letters[0] == "1":
-        (tmp_path / "m").write_text(text.translate(str.maketrans("01", "10")))
-        assert same(taken(tmp_path / "m", "", "", "0"), walls, start, goal)
 
 
 DRAWN = """\
@@ -112,8 +84,18 @@ o---o---o---o
 |                 |
 +-----+-----+-----+""".split("\n\n")
 SMALL = "####\n#SG#\n####"
+DOORED = "#####\nS..##\n##..G\n#####"
+NUMBERS = "11111\n20011\n11003\n11111"
 READ = [(text, DRAWN[0]) for text in DRAWN]
 READ += [
+    (DOORED.replace("\n", "\r\n").encode("utf-16"), DOORED),  # as PowerShell writes
+    ("#####\nS* ##\n##*XE\n#####", DOORED),
+    ("█████\ns·.██\n██+·e\n█████", DOORED),
+    ("%%%%%\nA.o%%\n%%o.B\n%%%%%", DOORED),
+    (NUMBERS, DOORED),
+    (NUMBERS.translate(str.maketrans("01", "10")), DOORED, "", "", "0"),
+    ("\n".join(",".join(line) for line in NUMBERS.split()), DOORED),
+    ("\n".join(" ".join(line) for line in NUMBERS.split()), DOORED),
     # In a map S is swamp, G ground.
     ("type octile\nheight 3\nwidth 4\nmap\n@OTW\n@SG@\nTTWW\n", SMALL, "1,1", "1,2"),
     ("%%%%\n%P.%\n%%%%", SMALL),  # Pac-Man
@@ -127,7 +109,7 @@ READ += [
 @pytest.mark.parametrize("case", READ, ids=range(len(READ)))
 def test_text_is_read_as_the_maze_that_it_shows(tmp_path, case):
     text, shown, *arguments = case
-    (tmp_path / "m").write_text(text)
+    (tmp_path / "m").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert mazefile.as_text(taken(tmp_path / "m", *arguments)) == shown
 
 
@@ -135,16 +117,13 @@ def test_text_is_read_as_the_maze_that_it_shows(tmp_path, case):
     "text, said",
     [
         ("XXXXX\nXS.GX\nXXXXX", "no wall.*X.*WALL=X"),
-        ("*****\n*S.G*\n*****", "WALL="),
         ("####\n#SG\n####", "line 2: 3 characters, but line 1 has 4.*`.`"),
-        ("# # #\n#S.G\n#####", "line 2: 4 characters"),
         ("1111\n1 1\n12 3\n1111", "line 2: 3 characters"),
         ("10,1\n2,0,3", "','"),
         ("+--+\n|SG|\n+--+", "several letters in one cell"),
         ("+--+-+\n|S   G|\n+--+-+", "equal distances"),
         ("#\tS G#", r"'\\t' in column 2"),
         ("type octile\nheight 2\nwidth 3\nmap\n...", "height and width 1 3"),
-        ("#####\n#S.S#\n#..G#", "2 starts"),
         ("####\n#S.#", "line 1.* no goal.*GOAL=y,x"),
         ("S.G\n\n..G\n.S.\n.S.\n", "line 3.* 2 starts"),
         ("S.G\n\n\n#.G\n", "line 4.* no start"),
@@ -172,10 +151,20 @@ def painted(walls, start, goal, wall=0, floor=255, path=None, size=8, margin=0):
     return image.astype(np.uint8)
 
 
+def grey(walls, **how):
+    """Without start and goal."""
+    return painted(walls, None, None, **how)[..., 0]
+
+
 def transparent(walls, *marks):
     """What is neither wall nor mark can't be seen."""
     opaque = painted(walls, *marks, wall=255, floor=0).any(-1) * np.uint8(255)
     return np.dstack([painted(walls, *marks, floor=0), opaque])
+
+
+def blurred(walls, *_):
+    picture = Image.fromarray(grey(walls))
+    return np.array(picture.resize((picture.width * 2, picture.height * 2), Image.BILINEAR))
 
 
 FORMS = {
@@ -183,12 +172,17 @@ FORMS = {
     "one pixel": lambda *maze: painted(*maze, size=1),
     "blue path": lambda *maze: painted(*maze, path=(30, 30, 220)),
     "yellow path": lambda *maze: painted(*maze, path=(255, 220, 0)),
-    "grey floor": lambda *maze: painted(*maze, floor=100),
+    "dim floor": lambda *maze: painted(*maze, floor=100),
     "blue walls": lambda *maze: painted(*maze, wall=(0, 0, 200)),
     "dark walls, coloured floor": lambda *maze: painted(*maze, wall=20, floor=(255, 220, 150)),
     "light walls": lambda *maze: painted(*maze, wall=255, floor=0),
     "transparent": transparent,
     "margin": lambda *maze: painted(*maze, margin=5),
+    "grey with a margin": lambda walls, *_: grey(walls, margin=8),
+    "grey of 16 bits": lambda walls, *_: np.where(grey(walls), 59904, 8960).astype(np.uint16),
+    "grey and alpha": lambda walls, *_: np.dstack([0 * grey(walls), 255 - grey(walls)]),
+    "grey and blurred": blurred,
+    "grey jpeg": lambda walls, *_: grey(walls),
 }
 
 
@@ -196,31 +190,14 @@ FORMS = {
 @pytest.mark.parametrize("seed, doors", [(0, ()), (1, DOORS), (2, DOORS[:1])])
 def test_a_picture_is_read_as_it_is_seen(tmp_path, form, seed, doors):
     walls, start, goal = perfect(seed, doors)
-    Image.fromarray(FORMS[form](walls, start, goal)).save(tmp_path / "m.png")
-    (tmp_path / "m.png").rename(tmp_path / "m.jpg")  # what it is shows in itself
+    image = Image.fromarray(FORMS[form](walls, start, goal))
+    image.save(tmp_path / "m", "JPEG" if "jpeg" in form else "PNG")
+    given = [f"{y},{x}" if form.startswith("grey") else "" for y, x in (start, goal)]
     wall = "255" if form == "light walls" else ""
-    assert same(taken(tmp_path / "m.jpg", "", "", wall), walls, start, goal)
-
-
-@pytest.mark.parametrize("kind", ["16 bits", "margin", "grey and alpha", "blurred", "jpeg"])
-def test_a_grey_picture_with_start_and_goal_given(tmp_path, kind):
-    walls, start, goal = perfect(1, DOORS)
-    image = painted(walls, None, None, margin=8 * (kind == "margin"))[..., 0]
-    picture = Image.fromarray(image)
-    if kind == "16 bits":
-        picture = Image.fromarray(np.where(image == 0, 8960, 59904).astype(np.uint16))
-    elif kind == "grey and alpha":
-        picture = Image.fromarray(np.dstack([0 * image, 255 - image]), "LA")
-    elif kind == "blurred":
-        picture = picture.resize((picture.width * 2, picture.height * 2), Image.BILINEAR)
-    name = tmp_path / ("m.jpg" if kind == "jpeg" else "m.png")
-    picture.save(name)
-    places = [f"{y},{x}" for y, x in (start, goal)]
-    assert same(taken(name, *places), walls, start, goal)
+    assert same(taken(tmp_path / "m", *given, wall), walls, start, goal)
 
 
 MAZE = perfect()
-OPEN = perfect(1, DOORS)
 BLIND = np.eye(11, 15, 3) > 0, *MAZE[1:]
 SNAKE = reference.serpentine(9), (0, 0), (8, 8)
 SNAKE[0][1, 4] = False  # more path than floor
@@ -229,13 +206,10 @@ UNCLEAR = [
     ("of another colour.*grey 128", painted(*MAZE, path=128)),
     ("of another colour.*#005a5a", painted(*MAZE, path=(0, 90, 90))),
     ("of another colour", painted(*SNAKE, 128, 240, (0, 0, 255))),
-    ("of another colour", painted(*MAZE, 128, 200, (160, 160, 160))),
-    ("of another colour", painted(*SNAKE, 60, 100, (100, 149, 237))),
     ("must differ more", painted(*MAZE, 60, 70)),
     ("all around its start.*WALL=255", painted(*BLIND, 255, 0)),
     ("rim is white", painted(*MAZE, 255, 200, (255, 255, 0))),
     ("rim is white.*WALL=0.*WALL=255", painted(*CORRIDOR, 255, 0)),
-    ("rim is white.*WALL=0.*WALL=255", painted(*OPEN, 255, 0)),
     ("red ones", painted(*MAZE, path=(255, 0, 0)), "1,1", "9,13"),
     ("black is wall.*white.*WALL=255", painted(MAZE[0], None, None), "0,0", "9,13"),
     ("no start.*green", painted(MAZE[0], None, None)),
@@ -263,7 +237,8 @@ def as_bytes(save, *content, **named):
 
 def test_arrays_and_archives_of_one(tmp_path):
     walls, start, goal = perfect()
-    coded = np.array([[*map(int, line)] for line in grid(walls, start, goal, "1023")])
+    coded = walls.astype(int)
+    coded[start], coded[goal] = 2, 3
     places = "1,1", "9,13"
     for array, arguments in [
         (walls, places), (walls * 2.5, places), (walls * -1, places), (coded, ()),

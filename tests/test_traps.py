@@ -12,7 +12,8 @@ import torch
 from test_runs import exact, quick, runs  # noqa: F401
 
 import main
-from support import pictures, processes, settings
+import model
+from support import agents, pictures, plain, processes, settings
 from support.files import load_checkpoint, save_checkpoint
 from support.processes import UserError
 
@@ -77,6 +78,8 @@ def pairwise(chance):
 
 
 def test_every_two_values_that_go_together_train_and_the_others_are_refused(quick):  # noqa: F811
+    assert {*VALUES["MODEL"]} == {*plain.NETWORKS, *model.CORES}
+    assert {*VALUES["MEMORY"]} == {*agents.MEMORIES, "map"}
     chance = random.Random(0)
     combinations, left = pairwise(chance)
     kinds = [settings.kinds_of_agent(main.config() | values) for values in combinations]

@@ -3,6 +3,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -104,16 +105,16 @@ def prints(packed):
     return {one.tobytes() for one in packed.numpy().T}
 
 
-@pytest.mark.parametrize("seed", [5, HELD_OUT_SEED])
-def test_held_out_mazes_share_none_with_the_cache_and_are_the_same_each_time(capsys, seed):
-    """Seed 5 is the training mazes' own: each of them must then be made anew."""
+def test_held_out_mazes_share_none_with_the_cache_and_are_the_same_each_time(capsys):
+    """Of the training mazes' own seed, each of them must be made anew."""
     known = maze.make_mazes(300, 8, seeded(5))
-    assert prints(maze.make_mazes(300, 8, seeded(seed))) & prints(known)
-    held_out = files.make_held_out(300, 8, known, seed)
+    held_out = files.make_held_out(300, 8, known, 5)
     assert held_out.shape == (8, 300) and not capsys.readouterr().out
     assert not prints(held_out) & prints(known) and len(prints(held_out)) > 250
-    assert torch.equal(held_out, files.make_held_out(300, 8, known, seed))
-    with pytest.raises(UserError, match="SEED"):  # no run can have that of the held-out mazes
+    assert torch.equal(held_out, files.make_held_out(300, 8, known, 5))
+    other = maze.make_mazes(300, 8, seeded(HELD_OUT_SEED))  # no run can have this seed
+    assert torch.equal(files.make_held_out(300, 8, other[:, :0]), other)
+    with pytest.raises(UserError, match="SEED"):
         settings.check(main.config() | dict(SEED=HELD_OUT_SEED))
 
 
@@ -122,8 +123,7 @@ def test_grid_with_too_few_mazes_says_so(capsys):
     held_out = files.make_held_out(100, 5, known).numpy().T
     shared = sum(one.tobytes() in prints(known) for one in held_out)
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "GRID=5 has too few different mazes" in said
-    assert shared > 50 and f"{shared} of 100" in said
+    assert said.count("\n") == 1 and f"{shared} of 100" in said and shared > 50
 
 
 # Checkpoints
@@ -204,7 +204,7 @@ def test_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(path, to_byt
     assert os.path.exists(trap.path)
 
 
-def test_foreign_or_missing_file_is_refused(path):
+def test_foreign_old_or_missing_file_is_refused(path):
     with pytest.raises(UserError, match="no checkpoint .*checkpoint.pt.*python main.py"):
         load_checkpoint(path, "cpu")
     for content in None, 3, [], {}, "text", torch.ones(3), dict(format=CHECKPOINT_FORMAT):
@@ -214,28 +214,20 @@ def test_foreign_or_missing_file_is_refused(path):
     for missing in RIGHT:
         content = {name: value for name, value in RIGHT.items() if name != missing}
         refused(path, sealed(torch_bytes(content)))
-
-
-@pytest.mark.parametrize(
-    "changed, named",
-    [
-        (dict(weights={}), r"enter.bias is \(1,\) now and missing in the file"),
-        (
-            dict(weights=SMALL.state_dict() | dict(x=torch.ones(1))),
-            r"x is missing now and \(1,\) in",
-        ),
-        (dict(config=CONFIG | dict(VISION=2)), r"enter.weight is \(1, 54\) now and \(1, 22\) in"),
-        (dict(config=CONFIG | dict(VISION=0)), r"table is \(4, 65536\) now and missing in"),
-    ],
-)
-def test_checkpoint_of_a_network_that_was_changed_since_says_what_differs(path, changed, named):
-    refused(path, sealed(torch_bytes(RIGHT | changed)), f"another network than mlp.*{named}")
-
-
-def test_checkpoint_of_an_older_program_says_train_again(path, capsys):
-    """Whatever is in it: its constants and networks had other names."""
-    for number in range(CHECKPOINT_FORMAT):
+    for number in range(CHECKPOINT_FORMAT):  # whatever else: constants had other names then
         wanted = f"format {number}, this program reads {CHECKPOINT_FORMAT}: train again"
         refused(path, sealed(torch_bytes(dict(format=number, config=dict(GRAIN=2)))), wanted)
-    assert main.main(["prove", f"CHECKPOINT={path}"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+
+
+CHANGED = [
+    (dict(weights={}), "enter.bias is (1,) now and missing in the file"),
+    (dict(weights=SMALL.state_dict() | dict(x=torch.ones(1))), "x is missing now and (1,) in"),
+    (dict(config=CONFIG | dict(VISION=2)), "enter.weight is (1, 54) now and (1, 22) in"),
+    (dict(config=CONFIG | dict(VISION=0)), "table is (4, 65536) now and missing in"),
+]
+
+
+@pytest.mark.parametrize("changed, named", CHANGED)
+def test_checkpoint_of_a_network_that_was_changed_since_says_what_differs(path, changed, named):
+    wanted = f"another network than mlp.*{re.escape(named)}"
+    refused(path, sealed(torch_bytes(RIGHT | changed)), wanted)

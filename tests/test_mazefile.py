@@ -23,11 +23,7 @@ def perfect(seed=0, doors=()):
     """(walls, start and goal cell) of a random perfect maze of 5x7 rooms.
 
     doors: which of start and goal stand in gaps of the outer wall."""
-    chance = np.random.default_rng(seed)
-    rooms = nx.grid_2d_graph(5, 7)
-    for edge in rooms.edges:
-        rooms.edges[edge]["weight"] = chance.random()
-    tree = nx.minimum_spanning_tree(rooms)
+    tree = nx.random_spanning_tree(nx.grid_2d_graph(5, 7), seed=seed)
     walls = np.ones((11, 15), bool)
     for (y, x), (v, u) in [*tree.edges, *((room, room) for room in tree)]:
         walls[y + v + 1, x + u + 1] = False
@@ -297,26 +293,26 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def solved(capsys, *arguments):
-    assert main.main(["solve", *arguments]) == 0
-    out, err = capsys.readouterr()
-    assert not err
-    return out
-
-
 def test_solve_takes_files_and_standard_input_and_what_it_printed(folder, monkeypatch, capsys):
-    Path("a=b.txt").write_text("S...G\n")
-    Path("n.txt").write_text("S..G\n\n###\nS#G\n###\n\n#####\n#S.G#\n")
-    Path("again.txt").write_text(first := solved(capsys, "n.txt"))
-    assert "S**G\nmaze 1" in first and "unreachable" in first
-    assert solved(capsys, "again.txt") == first
+    def solved(*arguments):
+        assert main.main(["solve", *arguments]) == 0
+        out, err = capsys.readouterr()
+        assert not err
+        return out
+
+    Path("a=b.txt").write_text("S...G\n\n###\nS#G\n###\n")
+    first = solved("a=b.txt")
+    assert "S***G\nmaze 1" in first and "unreachable" in first
+    Path("again.txt").write_text(first)
+    assert solved("again.txt") == first
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"S....G\n")))
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("USERPROFILE", str(folder))
-    said = solved(capsys, "a=b.txt", "m.txt", "-", "~/m.txt", "OUT_DIR=~/out")
-    assert [f"maze {n}: solved in {steps} " in said for n, steps in enumerate((4, 2, 5, 2), 1)]
-    assert "solved 4 of 4, by a shortest path 4" in said and Path("out/solved.png").exists()
-    assert "solved in 1 steps" in solved(capsys, "m.txt", "START=1,2")
+    said = solved("a=b.txt", "m.txt", "-", "~/m.txt", "OUT_DIR=~/out")
+    for number, steps in (1, 4), (3, 2), (4, 5), (5, 2):
+        assert f"maze {number}: solved in {steps} " in said
+    assert "solved 4 of 5, by a shortest path 4" in said and Path("out/solved.png").exists()
+    assert "solved in 1 steps" in solved("m.txt", "START=1,2")
 
 
 def test_what_goes_wrong_while_it_solves_is_one_line(folder, monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """What a user might stumble over: combinations of settings, runs that replace runs, foreign
 files."""
 
-import collections
 import itertools
 import random
 import re
@@ -82,9 +81,6 @@ def test_every_two_values_that_go_together_train_and_the_others_are_refused(quic
     assert {*VALUES["MEMORY"]} == {*agents.MEMORIES, "map"}
     chance = random.Random(0)
     combinations, left = pairwise(chance)
-    kinds = [settings.kinds_of_agent(main.config() | values) for values in combinations]
-    kinds = collections.Counter(kind.split()[0] for some in kinds for kind in some)
-    assert all(kinds[kind] >= 3 for kind in ("thinks", "plain", "map", "window")), kinds
     for pair in left:  # what was never combined can't be, whatever the other values
         for _ in range(50):
             values = {name: chance.choice(some) for name, some in VALUES.items()}
@@ -139,18 +135,14 @@ def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.part", "lock"}
 
 
-# Mazes from elsewhere
-
-
 def test_solve_draws_what_it_prints(tmp_path, monkeypatch, capsys):
     drawn = []
     (tmp_path / "maze.txt").write_text("S...\n....\n....\n...G\n")
     save_checkpoint(str(tmp_path / "checkpoint.pt"), exact(), main.config() | dict(MODEL="linear"))
-    monkeypatch.setattr(pictures, "walks", lambda *found: drawn.append(found))
+    monkeypatch.setattr(pictures, "walks", lambda *found: drawn.extend(found))
     assert main.main(["solve", str(tmp_path / "maze.txt"), f"OUT_DIR={tmp_path}"]) == 0
-    path, mazes, cells, away, distance, farthest = drawn[0]
-    assert path == str(tmp_path / "solved.png") and mazes.goal.tolist() == [15]
+    _, mazes, cells, away, distance, farthest = drawn
     walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))
     shown = capsys.readouterr().out.replace("S", "*").replace("G", "*").replace("\n", "")
-    assert shown.startswith(walked) and farthest == 6
+    assert shown.startswith(walked) and farthest == 6 and mazes.goal.tolist() == [15]
     assert torch.equal((1 + away.amin(0))[distance > 0], distance[distance > 0])

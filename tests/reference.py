@@ -65,20 +65,17 @@ def dfs_trees(side):
     """The chance of each spanning tree of side x side rooms under randomized depth-first search
     from a uniform root."""
     rooms, chances = nx.grid_2d_graph(side, side), {}
-
-    def visit(stack, visited, tree, chance):
-        while stack:
-            here = stack[-1]
-            if options := [room for room in rooms[here] if room not in visited]:
-                for room in options:
-                    grown = tree | {frozenset([here, room])}
-                    visit([*stack, room], visited | {room}, grown, chance / len(options))
-                return
-            stack = stack[:-1]
-        chances[tree] = chances.get(tree, 0) + chance
-
-    for root in rooms:
-        visit([root], frozenset([root]), frozenset(), 1 / side**2)
+    begun = [([root], {root}, frozenset(), 1 / side**2) for root in rooms]
+    while begun:
+        stack, visited, tree, chance = begun.pop()
+        free = [room for room in rooms[stack[-1]] if room not in visited]
+        for room in free:
+            grown = tree | {frozenset([stack[-1], room])}
+            begun.append(([*stack, room], visited | {room}, grown, chance / len(free)))
+        if not free and len(stack) > 1:
+            begun.append((stack[:-1], visited, tree, chance))
+        elif not free:
+            chances[tree] = chances.get(tree, 0) + chance
     return chances
 
 

@@ -24,11 +24,10 @@ def test_perfect_mazes_are_spanning_trees_of_the_rooms(grid):
     assert all(nx.is_tree(reference.graph(walls)) for walls in carved.permute(2, 0, 1).numpy())
 
 
-@pytest.mark.parametrize("n", [1, 7, 20])
-def test_chunks_make_as_many_mazes_all_different_and_the_same_by_the_same_seed(n):
-    packed, again, other = (maze.make_mazes(n, 15, seeded(s), chunk=7) for s in (1, 1, 2))
-    assert packed.shape == (math.ceil(15 * 15 / 8), n) and torch.equal(packed, again)
-    assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 2 * n
+def test_chunks_make_mazes_all_different_and_the_same_by_the_same_seed():
+    packed, again, other = (maze.make_mazes(20, 15, seeded(s), chunk=7) for s in (1, 1, 2))
+    assert packed.shape == (math.ceil(15 * 15 / 8), 20) and torch.equal(packed, again)
+    assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 40
     assert torch.equal(maze.pack(maze.unpack(packed, 15, 15)), packed)
 
 

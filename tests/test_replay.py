@@ -131,18 +131,6 @@ def test_new_episodes_come_with_the_top_priority():
     assert 2 * np.delete(drawn[:20], 3).max() < drawn[20:].min()
 
 
-def test_replay_goes_on_from_its_state():
-    replay, again = (Replay(50, 7, 5, 0.6, "cpu") for _ in range(2))
-    for first in (0, 30, 60):
-        replay.add(*numbered(first, 30))
-        again.restore(replay.state())
-        for one in (replay, again):
-            learned(one, torch.arange(20), torch.rand(5, 20, generator=seeded(first)))
-            one.add(*numbered(first, 7))
-        mazes, *samples = zip(*(one.sample(300, seeded(first), 0.5) for one in (replay, again)))
-        assert all(map(torch.equal, *mazes)) and all(torch.equal(*both) for both in samples)
-
-
 def test_replay_of_large_mazes_keeps_large_cells():
     replay = Replay(4, 256, 2, 0.0, "cpu")
     cells = torch.tensor([[65_535, 40_000], [65_534, 32_768], [0, 1]])

@@ -17,9 +17,6 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# Mazes
-
-
 def random_mazes(b, h, w, seed=0, share=0.3):
     """B random mazes with loops; goal and start are open, but the start may be cut off."""
     generator = seeded(seed)
@@ -79,9 +76,6 @@ def dfs_trees(side):
     return chances
 
 
-# Moving, and the way to the goal
-
-
 def step(walls, goal, cell, action):
     """The cell after one action."""
     h, w = walls.shape
@@ -136,9 +130,6 @@ def in_windows(shape, cells, radius):
     return seen
 
 
-# Rewards and targets
-
-
 def potential(walls, goal, gamma, shaping):
     """What a way of shaping holds each cell to be worth, a list: nothing in the goal and where
     the goal can't be reached."""
@@ -175,9 +166,6 @@ def own_values(cells, reward, goal, gamma):
         if here != goal and there in value:
             value[here] = max(value.get(here, -np.inf), earned + gamma * value[there])
     return value
-
-
-# Agents with a Q of their own, in place of a network
 
 
 class Table(torch.nn.Module):

@@ -38,9 +38,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-# The cache of training mazes
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """(a function that loads the cache and returns the mazes and what was said, its file)"""
@@ -98,9 +95,6 @@ def test_cache_that_is_damaged_cut_off_or_foreign_does_no_harm(cache, monkeypatc
     assert "other settings" in load(2, 5)[1][0]
 
 
-# Held-out mazes
-
-
 def prints(packed):
     return {one.tobytes() for one in packed.numpy().T}
 
@@ -116,17 +110,6 @@ def test_held_out_mazes_share_none_with_the_cache_and_are_the_same_each_time(cap
     assert torch.equal(files.make_held_out(300, 8, other[:, :0]), other)
     with pytest.raises(UserError, match="SEED"):
         settings.check(main.config() | dict(SEED=HELD_OUT_SEED))
-
-
-def test_grid_with_too_few_mazes_says_so(capsys):
-    known = maze.make_mazes(5000, 5, seeded(5))
-    held_out = files.make_held_out(100, 5, known).numpy().T
-    shared = sum(one.tobytes() in prints(known) for one in held_out)
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and f"{shared} of 100" in said and shared > 50
-
-
-# Checkpoints
 
 
 @pytest.fixture

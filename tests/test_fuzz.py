@@ -47,9 +47,6 @@ def taken(action, *arguments):
         return None
 
 
-# Constants
-
-
 def test_any_arguments_are_taken_or_refused_in_one_line():
     chance, before, done = random.Random(0), main.config(), 0
 
@@ -75,9 +72,6 @@ def test_any_arguments_are_taken_or_refused_in_one_line():
                 assert type(value) is not float or type(before[name]) in (float, int), arguments
                 assert type(value) is not int or abs(value) < 2**63, arguments
     assert 100 < done < 3900
-
-
-# Mazes
 
 
 def valid_mazes(chance):
@@ -124,9 +118,6 @@ def test_any_maze_file_is_taken_or_refused_in_one_line(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert not err and "not solved" not in out and out.count("solved in") > 30
     assert out.count("solved in") + out.count("unreachable") == len(texts)
-
-
-# Checkpoints
 
 
 def rezipped(data, change):

@@ -19,9 +19,6 @@ def normal(*shape, seed=2):
     return torch.randn(shape, generator=seeded(seed))
 
 
-# Acting
-
-
 @pytest.mark.parametrize("h, w", [(3, 11), (1, 6)])
 @pytest.mark.parametrize("epsilon", [None, 0.0, 0.4, 1.0])
 def test_rollout_walks_as_a_slow_simulator_does_asked_at_once_or_step_by_step(h, w, epsilon):
@@ -59,9 +56,6 @@ def test_random_actions_are_independent_and_as_many_as_each_epsilon_says():
         assert chisquare(np.bincount(pairs.flatten(), minlength=16)).pvalue > 1e-6
 
 
-# Targets
-
-
 FOUND = [
     dict(GAMMA=0.9, SHAPING="manhattan", STEP_REWARD=-0.1, GOAL_REWARD=1.0),
     dict(GAMMA=1.0),
@@ -96,9 +90,6 @@ def test_targets_from_the_episode_are_the_best_ways_over_its_own_moves(perfect, 
             elif counts:
                 assert wanted == pytest.approx(reward[t] + gamma * known[there], abs=1e-4)
     assert found[0].isfinite().all() and (clipped > 10) == (less_v and not perfect)
-
-
-# Learning, with a table in place of the network
 
 
 class Jump:
@@ -151,9 +142,6 @@ def test_a_table_in_place_of_the_network_learns_the_optimal_q(own):
     assert np.abs(found - (exact - phi))[was_taken].max() < 1e-4
     best = np.take_along_axis(exact, found.argmax(0)[None], 0)[0]
     assert np.allclose(best.flat[free], exact.max(0).flat[free], atol=1e-4)
-
-
-# An agent that thinks
 
 
 FARTHEST = 2  # the goal, as the agent is told while it learns

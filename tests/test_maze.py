@@ -11,8 +11,6 @@ from scipy.stats import binomtest, chisquare
 import maze
 from support import report
 
-# Generation
-
 
 @pytest.mark.parametrize("grid", [5, 6, 15, 16, 31])
 def test_perfect_mazes_are_spanning_trees_of_the_rooms(grid):
@@ -40,9 +38,6 @@ def test_trees_come_with_the_chances_of_depth_first_search():
         ends = [((y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)) for y, x in ways]
         seen[frozenset(map(frozenset, ends))] += count
     assert chisquare(list(seen.values()), [n * chance for chance in chances.values()]).pvalue > 1e-6
-
-
-# Drawing
 
 
 @pytest.mark.parametrize("farthest", [1, 7, 100])
@@ -103,9 +98,6 @@ def test_difficulty_is_the_chance_of_each_wall_to_stay_in_all_places_alike():
     assert np.abs(together).max() < 6 / math.sqrt(n)  # each on its own
 
 
-# The exact answers
-
-
 LONG = torch.from_numpy(reference.serpentine(61))[..., None].expand(-1, -1, 30)
 WORLDS = [drawn(30, 16), drawn(30, 16, 0.7)]  # perfect mazes, loops, a hall, caves, corridors
 WORLDS += [
@@ -149,9 +141,6 @@ def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
         steps = reference.distances(walls, end).flat[after]
         steps = np.where(steps < 0, np.inf, steps)
         assert np.allclose(away[..., i].numpy()[:, cells], steps, rtol=0, atol=0.01)
-
-
-# Rewards
 
 
 def rewards(walls, goal, cells, step, bonus, novelty, shaping, gamma):

@@ -48,9 +48,6 @@ def same(one, walls, start, goal):
     return np.array_equal(one.walls, walls) and [one.start, one.goal] == cells
 
 
-# Text
-
-
 DRAWN = """\
 #######
 #S..#.#
@@ -130,9 +127,6 @@ def test_unclear_text_is_refused_with_the_reason(tmp_path, text, said):
     (tmp_path / "m").write_text(text)
     with pytest.raises(UserError, match=said):
         mazefile.read(str(tmp_path / "m"))
-
-
-# Pictures
 
 
 def painted(walls, start, goal, wall=0, floor=255, path=None, size=8, margin=0):
@@ -222,9 +216,6 @@ def test_an_unclear_picture_is_refused_with_what_was_seen(tmp_path, case):
     assert "\n" not in str(told.value)
 
 
-# Arrays, and files of other kinds
-
-
 def as_bytes(save, *content, **named):
     file = io.BytesIO()
     save(file, *content, **named)
@@ -278,9 +269,6 @@ def test_what_holds_no_maze_is_told_by_what_it_is(tmp_path, data):
     with pytest.raises(UserError, match=FOREIGN[data]) as told:
         taken(tmp_path / "m")
     assert "\n" not in str(told.value)
-
-
-# The command
 
 
 @pytest.fixture

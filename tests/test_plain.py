@@ -49,9 +49,6 @@ def learned(tmp_path_factory):
     return folder
 
 
-# What goes in and comes out
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_learns_and_before_that_all_answers_are_0(name):
     mazes = reference.random_mazes(5, 8, 8)
@@ -92,9 +89,6 @@ def test_only_the_cnn_takes_mazes_of_any_size_and_the_others_say_so(name):
                 agent.begin(mazes)
 
 
-# The CNN
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("rounds", [1, 6])
 def test_after_k_rounds_a_cell_knows_of_the_cells_within_k_plus_1_and_no_others(rounds):
@@ -111,19 +105,6 @@ def test_after_k_rounds_a_cell_knows_of_the_cells_within_k_plus_1_and_no_others(
         after = agent.begin(maze.Mazes(other, goal, goal)).q()[:, middle, middle]
         changed = (after - before).abs().amax(0) > 1e-6
         assert changed.any() == (distance <= rounds + 1), distance
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("looks", [1, 30])
-def test_the_cnn_does_not_see_how_much_wall_is_around_a_maze(looks):
-    """Nor whether the wall outside was drawn: walls have no state."""
-    agent, mazes = fresh("cnn", 0.1, LOOKS=looks), reference.random_mazes(40, 6, 7)
-    goal = maze.in_padded(mazes.goal, 7, 5)
-    large = maze.Mazes(maze.padded(mazes.walls, 5, True), goal, goal)
-    q, again = agent.begin(mazes).q(), agent.begin(large).q()
-    assert torch.allclose(q, again[:, 5:-5, 5:-5], rtol=1e-3, atol=1e-4) and q.std() > 0.01
-    outside = torch.cat([again[:, :5].flatten(1), again[:, -5:].flatten(1)], 1)
-    assert torch.equal(outside, outside[:, :1].expand_as(outside))
 
 
 def test_while_it_learns_the_last_16_rounds_have_a_gradient_and_a_random_number_before_have_none():

@@ -48,9 +48,6 @@ def thinker(name):
     return network.eval()
 
 
-# What a cell sees
-
-
 def slow_planes(walls, value, y, x):
     """Of one cell: eight times, is it a wall, and eight times, how much higher it is."""
     wall, higher = [], []
@@ -83,9 +80,6 @@ def test_a_cell_sees_its_neighbours_and_adds_what_it_says_to_its_value(h, w):
     assert len(kinds) >= (100 if h > 1 and w > 2 else h * w > 1)
 
 
-# Every small maze
-
-
 def all_mazes(h, w):
     """All fields of h x w cells with all goals: batches of mazes."""
     number = torch.arange(2 ** (h * w))
@@ -97,34 +91,17 @@ def all_mazes(h, w):
             yield maze.Mazes(part, goals, goals)
 
 
-def flooded(walls, goal):
-    """Steps to the goal, the same in all mazes (H, W, B), by numpy: water that rises."""
-    h, w, _ = walls.shape
-    dry, away = ~walls, np.full(walls.shape, -1)
-    wet = np.zeros_like(dry)
-    wet[goal // w, goal % w] = True
-    for steps in range(h * w):
-        away[wet & dry] = steps
-        dry &= ~wet
-        rim = np.pad(wet, [(1, 1), (1, 1), (0, 0)])
-        wet = (rim[2:, 1:-1] | rim[:-2, 1:-1] | rim[1:-1, 2:] | rim[1:-1, :-2]) & dry
-    return away
-
-
 def test_every_maze_of_up_to_4x4_cells_is_walked_by_a_shortest_path(proved):
     """From every start to every goal, whatever the walls: where each step is one step nearer."""
     walked = 0
     for h, w in itertools.product(range(1, 5), repeat=2):
         for mazes in all_mazes(h, w):
             thoughts = proved.begin(mazes)
-            away = torch.from_numpy(flooded(mazes.walls.numpy(), int(mazes.goal[0])))
-            assert torch.equal(thoughts.value[away >= 0], -away[away >= 0].int())
+            away = maze.distances(mazes.walls, mazes.goal)  # those of scipy
+            assert torch.equal(thoughts.value[away >= 0], -away[away >= 0])
             assert (next_to(away, thoughts.greedy()) == away - 1)[away > 0].all()
             walked += int((away > 0).sum())
     assert walked > 2_000_000
-
-
-# The proof
 
 
 def test_of_all_views_just_the_wrong_answers_are_refused(proved):
@@ -142,9 +119,6 @@ def test_of_all_views_just_the_wrong_answers_are_refused(proved):
     with torch.no_grad():
         proved.core.q.bias.fill_(torch.nan)
     assert report.wrong_views(proved.eval()) > 0
-
-
-# Thinking
 
 
 def test_thinking_is_value_iteration_and_ends_with_the_exact_distances(proved):
@@ -206,9 +180,6 @@ def test_lazy_thinking_is_thinking_number_for_number(proved_run):
     assert 0 not in restless and len(restless) > 2
 
 
-# Cores
-
-
 @pytest.mark.parametrize("name", model.CORES)
 def test_table_holds_what_the_core_says_once_it_is_asked(name):
     """Once its weights have changed and it is to be used, not before; walled in there is no way.
@@ -233,9 +204,6 @@ def test_table_holds_what_the_core_says_once_it_is_asked(name):
             network.core.q.bias += 1
         assert torch.equal(network.table, before)
         network.eval()
-
-
-# On a map
 
 
 @pytest.mark.parametrize("vision, epsilon", [(1, 0.0), (2, 0.0), (2, 0.6)])

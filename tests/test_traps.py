@@ -93,9 +93,6 @@ def test_every_two_values_that_go_together_train_and_the_others_are_refused(quic
         assert all(np.isfinite([row["loss"], row["q_error"]]).all() for row in progress["history"])
 
 
-# Runs that follow one another, and numbers
-
-
 def test_new_run_keeps_the_agent_of_the_last_one(quick, capsys):  # noqa: F811
     folder = quick / "out"
     assert runs(folder, "NUM_EPISODES=32") == 0

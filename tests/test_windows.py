@@ -9,7 +9,6 @@ import torch
 from reference import seeded
 
 import main
-import maze
 import model
 from support.agents import build, recall
 

@@ -153,14 +153,6 @@ def test_training_looks_a_little_farther_than_its_farthest_start(proved, most, l
     assert all(map(torch.equal, proved.begin(mazes, 3)[1:], wanted))
 
 
-def test_a_way_of_more_than_32_767_steps_is_right(proved):
-    walls, goal = torch.from_numpy(reference.serpentine(257))[..., None], torch.tensor([0])
-    mazes = maze.Mazes(walls, goal, goal)
-    value, away = proved.begin(mazes).value, to_goal(mazes)
-    assert away.max() > 32_767
-    assert torch.equal(value[away >= 0], -away[away >= 0].int())
-
-
 def test_lazy_thinking_is_thinking_number_for_number(proved_run):
     """However a network answers, whether it ever comes to rest, and however often it may look."""
     right, early = proved_run[0].change, proved_run[1]["early"]["change"]

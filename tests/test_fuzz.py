@@ -1,5 +1,4 @@
-"""Thousands of inputs that no one would write, from a few seeds: each is taken, or refused in
-one line."""
+"""Thousands of odd inputs from a few seeds: each is taken, or refused in one line."""
 
 import io
 import random

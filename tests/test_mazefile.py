@@ -220,6 +220,7 @@ REFUSED = [
     ("all around its start.*WALL=255", png(*BLIND, 255, 0)),
     ("rim is white", png(*MAZE, 255, 200, (255, 255, 0))),
     ("rim is white.*WALL=0.*WALL=255", png(*CORRIDOR, 255, 0)),
+    ("rim is white.*WALL=0.*WALL=255", png(*perfect(1, DOORS), 255, 0)),
     ("red ones", png(*MAZE, path=(255, 0, 0)), "1,1", "9,13"),
     ("black is wall.*white.*WALL=255", png(MAZE[0], None, None), "0,0", "9,13"),
     ("no start.*green", png(MAZE[0], None, None)),
@@ -283,6 +284,18 @@ def test_solve_takes_files_and_standard_input_and_what_it_printed(folder, monkey
         assert f"maze {number}: solved in {steps} " in said
     assert "solved 4 of 5, by a shortest path 4" in said and Path("out/solved.png").exists()
     assert "solved in 1 steps" in solved("m.txt", "START=1,2")
+
+
+def test_solve_draws_what_it_prints(folder, monkeypatch, capsys):
+    drawn = []
+    Path("m.txt").write_text("S...\n....\n....\n...G\n")
+    monkeypatch.setattr(mazefile.pictures, "walks", lambda *found: drawn.extend(found))
+    assert main.main(["solve", "m.txt"]) == 0
+    _, mazes, cells, away, distance, farthest = drawn
+    walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))
+    shown = capsys.readouterr().out.replace("S", "*").replace("G", "*").replace("\n", "")
+    assert shown.startswith(walked) and farthest == 6 and mazes.goal.tolist() == [15]
+    assert ((1 + away.amin(0))[distance > 0] == distance[distance > 0]).all()
 
 
 def test_what_goes_wrong_while_it_solves_is_one_line(folder, monkeypatch, capsys):

@@ -41,14 +41,6 @@ def calls_of(layer):
     return calls
 
 
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    """The folder of a short run of the CNN."""
-    folder = tmp_path_factory.mktemp("plain") / "out"
-    assert runs(folder, *SHORT) == 0
-    return folder
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_learns_and_before_that_all_answers_are_0(name):
     mazes = reference.random_mazes(5, 8, 8)
@@ -127,22 +119,20 @@ def test_while_it_learns_the_last_16_rounds_have_a_gradient_and_a_random_number_
             assert calls == [gradient] * rounds
 
 
-@torch.no_grad()
-def test_a_cnn_that_has_learned_comes_to_rest_by_itself(learned):
+def test_the_cnn_learns_to_walk_mazes_it_has_never_seen_and_comes_to_rest_by_itself(tmp_path):
     """And many more rounds give the same answers, but a few do not."""
-    agent, mazes = load_checkpoint(f"{learned}/checkpoint.pt", "cpu")[0], drawn(1000)
+    assert runs(tmp_path / "out", *SHORT) == 0
+    found = summary_of(tmp_path / "out")
+    assert found["success"] > 0.8 > found["random_walk"] + 0.4
+    agent, mazes = load_checkpoint(f"{tmp_path}/out/checkpoint.pt", "cpu")[0], drawn(1000)
     away = maze.distances(mazes.walls, mazes.goal)
     few = (away.amax((0, 1)) < 18).nonzero()[:50, 0]  # of 31 cells each
     mazes, reached = mazes.select(few), away[..., few] > 0
     calls, agent.network.patience = calls_of(agent.network.again), 8
-    found = agent.begin(mazes).greedy()
-    assert len(calls) in (17, 25, 33)  # 39 are the most
-    agent.network.patience = 10**9
-    for agent.network.rounds, least, most in (600, 0.99, 1), (3, 0, 0.9):
-        agree = (agent.begin(mazes).greedy() == found)[reached].float().mean()
-        assert least <= agree <= most, (agent.network.rounds, agree)
-
-
-def test_a_short_run_of_the_cnn_learns_to_walk_mazes_it_has_never_seen(learned):
-    found = summary_of(learned)
-    assert found["success"] > 0.8 > found["random_walk"] + 0.4
+    with torch.no_grad():
+        found = agent.begin(mazes).greedy()
+        assert len(calls) in (17, 25, 33)  # 39 are the most
+        agent.network.patience = 10**9
+        for agent.network.rounds, least, most in (600, 0.99, 1), (3, 0, 0.9):
+            agree = (agent.begin(mazes).greedy() == found)[reached].float().mean()
+            assert least <= agree <= most, (agent.network.rounds, agree)

@@ -1,5 +1,4 @@
-"""Thinking, its table and the proof, against loops over cells, breadth-first search and value
-iteration."""
+"""Thinking, its table and the proof, against loops over cells, search and value iteration."""
 
 import itertools
 

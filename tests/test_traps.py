@@ -7,13 +7,12 @@ import re
 
 import numpy as np
 import pytest
-import torch
-from test_runs import exact, quick, runs  # noqa: F401
+from test_runs import quick, runs  # noqa: F401
 
 import main
 import model
-from support import agents, pictures, plain, processes, settings
-from support.files import load_checkpoint, save_checkpoint
+from support import agents, plain, processes, settings
+from support.files import load_checkpoint
 from support.processes import UserError
 
 VALUES = settings.CHOICES | dict(
@@ -130,16 +129,3 @@ def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
         (tmp_path / name).write_text("")
     with processes.lock(str(tmp_path)):
         assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.part", "lock"}
-
-
-def test_solve_draws_what_it_prints(tmp_path, monkeypatch, capsys):
-    drawn = []
-    (tmp_path / "maze.txt").write_text("S...\n....\n....\n...G\n")
-    save_checkpoint(str(tmp_path / "checkpoint.pt"), exact(), main.config() | dict(MODEL="linear"))
-    monkeypatch.setattr(pictures, "walks", lambda *found: drawn.extend(found))
-    assert main.main(["solve", str(tmp_path / "maze.txt"), f"OUT_DIR={tmp_path}"]) == 0
-    _, mazes, cells, away, distance, farthest = drawn
-    walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))
-    shown = capsys.readouterr().out.replace("S", "*").replace("G", "*").replace("\n", "")
-    assert shown.startswith(walked) and farthest == 6 and mazes.goal.tolist() == [15]
-    assert torch.equal((1 + away.amin(0))[distance > 0], distance[distance > 0])

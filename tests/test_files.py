@@ -69,7 +69,9 @@ def test_cache_that_is_damaged_cut_off_or_foreign_does_no_harm(cache, monkeypatc
     load, path = cache
     made, _ = load(2, 5)
     monkeypatch.setattr(files, "make_mazes", lambda *_: made)
-    whole, right, noticed = path.read_bytes(), np.load(path)["settings"], 0
+    with np.load(path) as file:
+        right = file["settings"]
+    whole, noticed = path.read_bytes(), 0
     for place in range(len(whole)):
         bit = bytes([whole[place] ^ 1 << place % 8])
         path.write_bytes(whole[:place] + bit + whole[place + 1 :])

@@ -141,15 +141,6 @@ def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
         assert np.allclose(away[..., i].numpy()[:, cells], steps, rtol=0, atol=0.01)
 
 
-def rewards(walls, goal, cells, step, bonus, novelty, shaping, gamma):
-    """What each step of a walk pays, a list; nothing, once the goal is reached."""
-    phi, paid = reference.potential(walls, goal, gamma, shaping), []
-    for t, (here, there) in enumerate(zip(cells, cells[1:])):
-        extra = bonus * (there == goal) + novelty * (there not in cells[: t + 1])
-        paid.append(0.0 if here == goal else step + extra + gamma * phi[there] - phi[here])
-    return paid
-
-
 @pytest.mark.parametrize("shaping", ["none", "manhattan", "oracle"])
 @pytest.mark.parametrize(
     "step, bonus, novelty, gamma",
@@ -160,9 +151,11 @@ def test_rewards_are_what_a_slow_count_says(step, bonus, novelty, shaping, gamma
     choices = torch.randint(4, (30, 60), generator=seeded(3), dtype=torch.int32)
     cells = maze.walk(maze.move_table(mazes), mazes.start, choices)
     assert 10 < (cells[-1] == mazes.goal).sum() < 50 and (cells[0] == mazes.goal).any()
-    how = step, bonus, novelty, shaping, gamma
-    reward, phi = maze.rewards(mazes, cells, *how)
+    reward, phi = maze.rewards(mazes, cells, step, bonus, novelty, shaping, gamma)
     for i, (walls, goal) in enumerate(one_by_one(mazes)):
         way, worth = cells[:, i].tolist(), reference.potential(walls, goal, gamma, shaping)
-        assert reward[:, i].tolist() == pytest.approx(rewards(walls, goal, way, *how), abs=1e-5)
         assert phi[:, i].tolist() == pytest.approx([worth[cell] for cell in way], abs=1e-6)
+        for t, (here, there) in enumerate(zip(way, way[1:])):
+            paid = step + bonus * (there == goal) + novelty * (there not in way[: t + 1])
+            paid += gamma * worth[there] - worth[here]
+            assert reward[t, i].item() == pytest.approx(paid * (here != goal), abs=1e-5)

@@ -37,16 +37,6 @@ def next_to(x, action):
     return torch.stack(moved).gather(0, action[None].long())[0]
 
 
-def thinker(name):
-    """One whose core has weights that are spread out: the last layer begins with zeros."""
-    torch.manual_seed(0)
-    network = build(main.config() | dict(MODEL=name, WIDTH=8))
-    with torch.no_grad():
-        for weights in network.core.parameters():
-            weights.normal_(std=0.5)
-    return network.eval()
-
-
 def slow_planes(walls, value, y, x):
     """Of one cell: eight times, is it a wall, and eight times, how much higher it is."""
     wall, higher = [], []
@@ -175,8 +165,14 @@ def test_lazy_thinking_is_thinking_number_for_number(proved_run):
 def test_table_holds_what_the_core_says_once_it_is_asked(name):
     """Once its weights have changed and it is to be used, not before; walled in there is no way.
     Before it has learned nothing costs anything, and every weight learns."""
-    network, planes = thinker(name), model.planes_of(torch.arange(model.VIEWS))
-    assert not build(main.config() | dict(MODEL=name)).core(planes).any()
+    torch.manual_seed(0)
+    network = build(main.config() | dict(MODEL=name, WIDTH=8))
+    planes = model.planes_of(torch.arange(model.VIEWS))
+    assert not network.core(planes).any()
+    with torch.no_grad():
+        for weights in network.core.parameters():
+            weights.normal_(std=0.5)
+    network.eval()
     some = torch.randint(model.VIEWS, (400,), generator=seeded())
     network.core(planes[..., some]).square().sum().backward()
     assert all(weights.grad.any() for weights in network.core.parameters())
@@ -198,9 +194,7 @@ def test_table_holds_what_the_core_says_once_it_is_asked(name):
 
 
 @pytest.mark.parametrize("vision, epsilon", [(1, 0.0), (2, 0.0), (2, 0.6)])
-def test_agent_on_a_map_plans_on_what_it_has_seen_and_takes_the_rest_for_open(
-    proved, vision, epsilon
-):
+def test_agent_on_a_map_takes_what_it_has_not_seen_for_open(proved, vision, epsilon):
     b, steps, detours = 25, 30, 0
     agent = build(main.config() | dict(VISION=vision, MEMORY="map"))
     agent.thinker.load_state_dict(proved.state_dict())
@@ -224,5 +218,4 @@ def test_agent_on_a_map_plans_on_what_it_has_seen_and_takes_the_rest_for_open(
                 assert away[planned] == away[cell] - 1 and cells[t + 1] == planned
             detours += t > 0 and away[cell] > before[cell]
     assert detours > 5
-    # What it saw can be found out again from where it walked.
     assert torch.equal(recall(agent, episodes).seen, episodes.seen)

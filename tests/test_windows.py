@@ -79,9 +79,7 @@ def test_it_sees_the_window_the_goal_and_the_way_as_the_crow_flies(memory, compa
 @pytest.mark.parametrize(
     "memory, credit, lam", [("none", "step", 0.7), ("trail", "lambda", 0.8), ("gru", "lambda", 0.0)]
 )
-def test_targets_are_those_of_the_definition_with_values_that_a_return_can_have(
-    memory, credit, lam, double
-):
+def test_targets_are_those_of_the_definition_within_the_limits(memory, credit, lam, double):
     """With the potential of the next cell, Q is less than a return by that much."""
     own = dict(STEP_REWARD=0.0, GOAL_REWARD=1.0, GAMMA=0.98, SHAPING="manhattan", NOVELTY=0.1)
     vars(main).update(own)

@@ -1,5 +1,4 @@
-"""Slow and obvious versions of what the program does fast, for one maze at a time, and helpers
-to make test mazes."""
+"""Slow and obvious versions of what the program does fast, and helpers to make test mazes."""
 
 import networkx as nx
 import numpy as np
@@ -59,8 +58,7 @@ def graph(walls):
 
 
 def dfs_trees(side):
-    """The chance of each spanning tree of side x side rooms under randomized depth-first search
-    from a uniform root."""
+    """The chance of each spanning tree of side x side rooms by randomized depth-first search."""
     rooms, chances = nx.grid_2d_graph(side, side), {}
     begun = [([root], {root}, frozenset(), 1 / side**2) for root in rooms]
     while begun:

@@ -22,11 +22,12 @@ def test_perfect_mazes_are_spanning_trees_of_the_rooms(grid):
     assert all(nx.is_tree(reference.graph(walls)) for walls in carved.permute(2, 0, 1).numpy())
 
 
-def test_chunks_make_mazes_all_different_and_the_same_by_the_same_seed():
-    packed, again, other = (maze.make_mazes(20, 15, seeded(s), chunk=7) for s in (1, 1, 2))
-    assert packed.shape == (math.ceil(15 * 15 / 8), 20) and torch.equal(packed, again)
+@pytest.mark.parametrize("grid", [15, 16])
+def test_chunks_make_mazes_all_different_and_the_same_by_the_same_seed(grid):
+    packed, again, other = (maze.make_mazes(20, grid, seeded(s), chunk=7) for s in (1, 1, 2))
+    assert packed.shape == (math.ceil(grid * grid / 8), 20) and torch.equal(packed, again)
     assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 40
-    assert torch.equal(maze.pack(maze.unpack(packed, 15, 15)), packed)
+    assert torch.equal(maze.pack(maze.unpack(packed, grid, grid)), packed)
 
 
 def test_trees_come_with_the_chances_of_depth_first_search():

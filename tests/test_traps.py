@@ -1,5 +1,4 @@
-"""What a user might stumble over: combinations of settings, runs that replace runs, foreign
-files."""
+"""What a user might stumble over: combinations of settings, runs that replace runs."""
 
 import itertools
 import random

@@ -104,8 +104,6 @@ def test_limits_of_a_window_are_the_least_and_the_greatest_return(step, goal, no
     """Of an episode that never arrives, or does, and that finds something new, or does not."""
     own = dict(VISION=1, STEP_REWARD=step, GOAL_REWARD=goal, NOVELTY=novelty, MAX_EP_LENGTH=10)
     least, most = build(main.config() | own).limits
-    returns = [
-        n * (step + novelty * new) + goal * arrives
-        for n, new, arrives in itertools.product(range(11), (0, 1), (0, 1))
-    ]
+    kinds = itertools.product(range(11), (0, 1), (0, 1))
+    returns = [n * (step + novelty * new) + goal * arrives for n, new, arrives in kinds]
     assert (least, most) == pytest.approx((min(returns), max(returns)))

@@ -1,5 +1,4 @@
-"""Slow and obvious versions of what the program does fast, for one maze at a time, and helpers
-to make test mazes."""
+"""Slow and obvious versions of what the program does fast, and helpers to make test mazes."""
 
 import networkx as nx
 import numpy as np
@@ -15,9 +14,6 @@ STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-# Mazes
 
 
 def random_mazes(b, h, w, seed=0, share=0.3):
@@ -62,27 +58,20 @@ def graph(walls):
 
 
 def dfs_trees(side):
-    """The chance of each spanning tree of side x side rooms under randomized depth-first search
-    from a uniform root."""
+    """The chance of each spanning tree of side x side rooms by randomized depth-first search."""
     rooms, chances = nx.grid_2d_graph(side, side), {}
-
-    def visit(stack, visited, tree, chance):
-        while stack:
-            here = stack[-1]
-            if options := [room for room in rooms[here] if room not in visited]:
-                for room in options:
-                    grown = tree | {frozenset([here, room])}
-                    visit([*stack, room], visited | {room}, grown, chance / len(options))
-                return
-            stack = stack[:-1]
-        chances[tree] = chances.get(tree, 0) + chance
-
-    for root in rooms:
-        visit([root], frozenset([root]), frozenset(), 1 / side**2)
+    begun = [([root], {root}, frozenset(), 1 / side**2) for root in rooms]
+    while begun:
+        stack, visited, tree, chance = begun.pop()
+        free = [room for room in rooms[stack[-1]] if room not in visited]
+        for room in free:
+            grown = tree | {frozenset([stack[-1], room])}
+            begun.append(([*stack, room], visited | {room}, grown, chance / len(free)))
+        if not free and len(stack) > 1:
+            begun.append((stack[:-1], visited, tree, chance))
+        elif not free:
+            chances[tree] = chances.get(tree, 0) + chance
     return chances
-
-
-# Moving, and the way to the goal
 
 
 def step(walls, goal, cell, action):
@@ -118,25 +107,17 @@ def to_goal(mazes):
     return torch.from_numpy(np.stack([distances(*one) for one in one_by_one(mazes)], -1))
 
 
-def best_q(after, reward, goal, gamma):
-    """Q* by value iteration: (4, cells). after: as by `moves`; reward (4, cells): what they earn.
-
-    Where nothing is discounted, only a way that ends counts: without one, Q is -inf.
-    """
-    q = np.full(after.shape, 0.0 if gamma < 1 else -np.inf)
-    while True:
-        value = q.max(0)
-        value[goal] = 0
-        new = reward + gamma * value[after]
-        if np.allclose(new, q, rtol=0, atol=1e-12):
-            return q
-        q = new
-
-
 def optimal_q(walls, goal, gamma=1.0, step=-1.0, bonus=0.0):
-    """Q* (4, H, W), right in the open cells but the goal. bonus: for reaching the goal."""
+    """Q* (4, H, W) by value iteration, right in the open cells but the goal. bonus: for reaching
+    the goal. Where nothing is discounted, only a way that ends counts: without one, Q is -inf."""
     after = moves(walls)
-    return best_q(after, step + bonus * (after == goal), goal, gamma).reshape(4, *walls.shape)
+    reward = step + bonus * (after == goal)
+    q, before = np.full(after.shape, 0.0 if gamma < 1 else -np.inf), None
+    while before is None or not np.allclose(q, before, rtol=0, atol=1e-12):
+        value, before = q.max(0), q
+        value[goal] = 0
+        q = reward + gamma * value[after]
+    return q.reshape(4, *walls.shape)
 
 
 def in_windows(shape, cells, radius):
@@ -145,9 +126,6 @@ def in_windows(shape, cells, radius):
     for y, x in (divmod(int(cell), shape[1]) for cell in cells):
         seen[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = True
     return seen
-
-
-# Rewards and targets
 
 
 def potential(walls, goal, gamma, shaping):
@@ -160,56 +138,32 @@ def potential(walls, goal, gamma, shaping):
     return [gamma ** (steps - 1) if steps > 0 and shaping != "none" else 0.0 for steps in away]
 
 
-def lambda_targets(reward, done, value, greedy, gamma, lam):
-    """Watkins's Q(lambda) for one episode of T steps, as it is defined: from the last step to
-    the first."""
-    g, targets = value[-1], []
-    for t in reversed(range(len(reward))):
-        if t + 1 < len(reward):
-            g = (1 - lam * greedy[t + 1]) * value[t] + lam * greedy[t + 1] * g
-        g = reward[t] + gamma * (1 - done[t]) * g
-        targets.append(g)
-    return targets[::-1]
-
-
 def td_targets(q, q_target, episodes, gamma, lam, double):
-    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B)."""
-    columns, arrived = [], (episodes.cells == episodes.mazes.goal)[1:]
-    for b in range(len(episodes.mazes.goal)):
+    """The target of each step, (T, B), from Q along the trajectories (4, T + 1, B): Watkins's
+    Q(lambda) as it is defined, from the last step to the first."""
+    targets = np.zeros(episodes.reward.shape)
+    for b, goal in enumerate(episodes.mazes.goal.tolist()):
         online, late = q[:, :, b].double(), q_target[:, :, b].double()
         best = (online if double else late).argmax(0)
-        value = [float(late[best[t], t]) for t in range(1, len(best))]
-        greedy = [
-            float(online[action, t] == online[:, t].max())
-            for t, action in enumerate(episodes.actions[:, b].tolist())
-        ]
-        reward, done = episodes.reward[:, b].tolist(), arrived[:, b].tolist()
-        columns.append(lambda_targets(reward, done, value, greedy, gamma, lam))
-    return torch.tensor(columns).t()
+        for t in reversed(range(len(targets))):
+            value = float(late[best[t + 1], t + 1])
+            if t + 1 < len(targets):  # of what the next step led to, if that was greedy
+                chosen = episodes.actions[t + 1, b]
+                share = lam * float(online[chosen, t + 1] == online[:, t + 1].max())
+                value = (1 - share) * value + share * targets[t + 1, b]
+            arrived = episodes.cells[t + 1, b] == goal
+            targets[t, b] = episodes.reward[t, b] + (0.0 if arrived else gamma * value)
+    return torch.from_numpy(targets)
 
 
 def own_values(cells, reward, goal, gamma):
-    """What the best way earns that is made of moves of this walk, by networkx: {cell: V}.
-
-    Where moves are discounted, that is the one of the fewest moves: if all of them pay the same.
-    Cells from which it found no way to the goal are left out.
-    """
-    made = nx.DiGraph()
-    made.add_node(goal)
-    for here, there, earned in zip(cells, cells[1:], reward):
-        if here != goal and made.get_edge_data(there, here, {"cost": np.inf})["cost"] > -earned:
-            made.add_edge(there, here, cost=-earned)  # backwards
-    if gamma == 1:
-        costs = nx.single_source_bellman_ford_path_length(made, goal, weight="cost")
-        return {cell: -cost for cell, cost in costs.items()}
-    found = {}
-    for cell, way in nx.single_source_shortest_path(made, goal).items():
-        paid = [-made[there][here]["cost"] for there, here in zip(way, way[1:])]
-        found[cell] = sum(gamma**i * earned for i, earned in enumerate(reversed(paid)))
-    return found
-
-
-# Agents with a Q of their own, in place of a network
+    """What the best way earns that is made of moves of this walk: {cell: V}, of the cells from
+    which it found a way to the goal. By value iteration over the moves."""
+    value, moves_made = {goal: 0.0}, [*zip(cells, cells[1:], reward)]
+    for here, there, earned in moves_made * len(cells):
+        if here != goal and there in value:
+            value[here] = max(value.get(here, -np.inf), earned + gamma * value[there])
+    return value
 
 
 class Table(torch.nn.Module):
@@ -255,7 +209,7 @@ class Opinion:
 
 
 class Stepwise(torch.nn.Module):
-    """The same agent as this one that sees the whole maze, but it is asked step by step."""
+    """The same agent, but it is asked step by step."""
 
     whole_maze = False
 

@@ -9,9 +9,7 @@ from reference import drawn, one_by_one, seeded, to_goal
 from scipy.stats import binomtest, chisquare
 
 import maze
-from support import mazefile, report
-
-# Generation
+from support import report
 
 
 @pytest.mark.parametrize("grid", [5, 6, 15, 16, 31])
@@ -24,11 +22,12 @@ def test_perfect_mazes_are_spanning_trees_of_the_rooms(grid):
     assert all(nx.is_tree(reference.graph(walls)) for walls in carved.permute(2, 0, 1).numpy())
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 20])
-def test_chunks_make_as_many_mazes_all_different_and_the_same_by_the_same_seed(n):
-    packed, again, other = (maze.make_mazes(n, 15, seeded(s), chunk=7) for s in (1, 1, 2))
-    assert packed.shape == (math.ceil(15 * 15 / 8), n) and torch.equal(packed, again)
-    assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 2 * n
+@pytest.mark.parametrize("grid", [15, 16])
+def test_chunks_make_mazes_all_different_and_the_same_by_the_same_seed(grid):
+    packed, again, other = (maze.make_mazes(20, grid, seeded(s), chunk=7) for s in (1, 1, 2))
+    assert packed.shape == (math.ceil(grid * grid / 8), 20) and torch.equal(packed, again)
+    assert len(torch.cat([packed, other], 1).unique(dim=1).t()) == 40
+    assert torch.equal(maze.pack(maze.unpack(packed, grid, grid)), packed)
 
 
 def test_trees_come_with_the_chances_of_depth_first_search():
@@ -40,17 +39,6 @@ def test_trees_come_with_the_chances_of_depth_first_search():
         ends = [((y // 2, x // 2), ((y + 1) // 2, (x + 1) // 2)) for y, x in ways]
         seen[frozenset(map(frozenset, ends))] += count
     assert chisquare(list(seen.values()), [n * chance for chance in chances.values()]).pvalue > 1e-6
-
-
-@pytest.mark.parametrize("h, w, b", [(1, 1, 1), (3, 5, 4), (4, 4, 9), (7, 9, 1)])
-def test_packing_loses_nothing(h, w, b):
-    walls = torch.rand(h, w, b, generator=seeded()) < 0.5
-    packed = maze.pack(walls)
-    assert packed.dtype == torch.uint8 and packed.shape == (math.ceil(h * w / 8), b)
-    assert torch.equal(maze.unpack(packed, h, w), walls)
-
-
-# Drawing
 
 
 @pytest.mark.parametrize("farthest", [1, 7, 100])
@@ -93,16 +81,14 @@ def test_goals_and_starts_are_uniform_over_the_cells_that_may_be_chosen(goal, fa
 
 
 def test_difficulty_is_the_chance_of_each_wall_to_stay_in_all_places_alike():
-    """One number for all mazes, or a number for each."""
+    """A number for each maze, or one for all."""
     perfect = maze.unpack(packed := maze.make_mazes(400, 16, seeded()), 16, 16)
     shares = [0.0, 0.1, 0.3, 0.7, 1.0]
-    for difficulty in *shares, torch.tensor(shares).repeat(80):
-        walls = maze.draw(packed, 16, difficulty, 100, "random", seeded(1)).walls
-        assert not (walls & ~perfect).any()
-        for lane, share in enumerate(shares):
-            if isinstance(difficulty, torch.Tensor) or share == difficulty:
-                kept, of = (int(x[..., lane::5].sum()) for x in (walls, perfect))
-                assert binomtest(kept, of, share).pvalue > 1e-6
+    walls = maze.draw(packed, 16, torch.tensor(shares).repeat(80), 100, "random", seeded(1)).walls
+    assert not (walls & ~perfect).any()
+    for lane, share in enumerate(shares):
+        kept, of = (int(x[..., lane::5].sum()) for x in (walls, perfect))
+        assert binomtest(kept, of, share).pvalue > 1e-6
     one, n = maze.make_mazes(1, 8, seeded()), 20_000
     walls = maze.draw(one.expand(-1, n), 8, 0.5, 100, "random", seeded(1)).walls
     kept = walls.flatten(0, 1)[maze.unpack(one, 8, 8).flatten()].double()
@@ -111,70 +97,15 @@ def test_difficulty_is_the_chance_of_each_wall_to_stay_in_all_places_alike():
     assert np.abs(together).max() < 6 / math.sqrt(n)  # each on its own
 
 
-# Moving
-
-
-SHAPES = [(5, 5), (3, 9), (9, 2), (1, 6), (6, 1)]
-
-
-@pytest.mark.parametrize("h, w", SHAPES)
-@pytest.mark.parametrize("radius", [1, 2, 5])
-def test_padding_is_that_of_numpy_and_cells_are_found_in_it(h, w, radius):
-    x, wide = torch.randint(1, 1000, (h, w, 3), generator=seeded()), (radius, radius)
-    rim = maze.padded(x, radius, -1)
-    assert (rim.numpy() == np.pad(x, [wide, wide, (0, 0)], constant_values=-1)).all()
-    cells = torch.arange(h * w)
-    assert torch.equal(rim.flatten(0, 1)[maze.in_padded(cells, w, radius)], x.flatten(0, 1))
-    for action, (dy, dx) in enumerate(reference.STEPS):  # what the actions lead to
-        ahead = rim[radius + dy :, radius + dx :][:h, :w]
-        assert torch.equal(maze.neighbours(x, -1)[action], ahead)
-
-
-@pytest.mark.parametrize("h, w", SHAPES)
-@pytest.mark.parametrize("asked", ["at once", "step by step"])
-def test_walk_is_that_of_a_slow_simulator(h, w, asked):
-    b, steps, step_by_step = 40, 30, asked == "step by step"
-    mazes = reference.random_mazes(b, h, w)
-    greedy = torch.randint(4, (h, w, b), generator=seeded(1), dtype=torch.uint8)
-    given = torch.randint(5, (steps, b), generator=seeded(2), dtype=torch.int32)
-    taken, was_at = given.clone(), []
-
-    def act(cells):
-        was_at.append(cells)
-        return greedy.flatten(0, 1)[cells, range(b)].long()
-
-    table = maze.move_table(mazes, None if step_by_step else greedy)
-    cells = maze.walk(table, mazes.start, taken, act if step_by_step else None)
-    assert cells.shape == (steps + 1, b) and cells.dtype == torch.int64
-    assert torch.equal(cells[0], mazes.start)
-    for t, i in np.ndindex(steps, b):
-        walls, cell, action = mazes.walls[..., i].numpy(), int(cells[t, i]), int(given[t, i])
-        action = int(greedy[cell // w, cell % w, i]) if action == 4 else action
-        assert cells[t + 1, i] == reference.step(walls, int(mazes.goal[i]), cell, action)
-        assert taken[t, i] == (action if step_by_step else given[t, i])
-    assert not step_by_step or torch.equal(torch.stack(was_at), cells[:-1])
-    assert (cells == mazes.goal).any() and not (cells[-1] == mazes.goal).all()
-
-
-def test_along_reads_what_is_in_the_visited_cells():
-    x = torch.randn(2, 4, 6, 5, 40, generator=seeded())
-    cells = torch.randint(30, (13, 40), generator=seeded(1))
-    for some in x, x[0], x[0, 0]:
-        found = maze.along(some, cells)
-        assert found.shape == (*some.shape[:-3], 13, 40)
-        assert (found.numpy() == some.numpy()[..., cells // 5, cells % 5, range(40)]).all()
-
-
-# The exact answers
-
-
+LONG = torch.from_numpy(reference.serpentine(61))[..., None].expand(-1, -1, 30)
 WORLDS = [drawn(30, 16), drawn(30, 16, 0.7)]  # perfect mazes, loops, a hall, caves, corridors
 WORLDS += [
     reference.random_mazes(30, 5, 19, share=0),
     reference.random_mazes(30, 16, 16, share=0.4),
+    reference.random_mazes(30, 150, 151, share=0.3),
+    maze.Mazes(LONG, torch.arange(30), torch.zeros(30, dtype=torch.int64)),
 ]
-WORLDS += [reference.random_mazes(30, *shape, share=0.2) for shape in ((23, 4), (1, 12), (12, 1))]
-WORLDS += [reference.random_mazes(30, 1, 1)]
+WORLDS += [reference.random_mazes(30, *shape, share=0.2) for shape in ((1, 12), (12, 1), (1, 1))]
 
 
 @pytest.mark.parametrize("mazes", WORLDS, ids=lambda mazes: "x".join(map(str, mazes.walls.shape)))
@@ -189,23 +120,11 @@ def test_distances_are_those_of_scipy(mazes):
     assert torch.equal(maze.shortest(mazes, found).long(), shortest)
 
 
-def test_distances_in_mazes_of_301x301_and_along_a_corridor_of_1900_steps():
-    perfect, long = maze.carve(1, 301, seeded()), torch.from_numpy(reference.serpentine(61))
-    corners = torch.tensor([0, 61 * 61 - 1])
-    for mazes, farthest in [
-        (maze.Mazes(perfect, corners[:1], None), 5_000),
-        (reference.random_mazes(1, 301, 301, share=0.3), 400),
-        (maze.Mazes(long[..., None].expand(-1, -1, 2), corners, None), 1_800),
-    ]:
-        found, wanted = maze.distances(*mazes[:2]), to_goal(mazes)
-        assert torch.equal(found.long(), wanted) and wanted.max() > farthest
-
-
 KINDS = (1.0, -1.0, 0.0), (1.0, -2.0, 10.0), (0.98, 0.0, 1.0), (0.9, -0.5, 3.0), (0.95, -1.0, 0.0)
 
 
 @pytest.mark.parametrize("gamma, step, goal", KINDS)
-@pytest.mark.parametrize("h, w", [(8, 8), (5, 11), (1, 6)])
+@pytest.mark.parametrize("h, w", [(5, 11), (1, 6)])
 def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
     """Also where the goal can't be reached; and the steps that a Q stands for are found again."""
     mazes = reference.random_mazes(12, h, w, share=0.25)
@@ -223,18 +142,6 @@ def test_optimal_q_is_what_value_iteration_finds(h, w, gamma, step, goal):
         assert np.allclose(away[..., i].numpy()[:, cells], steps, rtol=0, atol=0.01)
 
 
-# Rewards
-
-
-def rewards(walls, goal, cells, step, bonus, novelty, shaping, gamma):
-    """What each step of a walk pays, a list; nothing, once the goal is reached."""
-    phi, paid = reference.potential(walls, goal, gamma, shaping), []
-    for t, (here, there) in enumerate(zip(cells, cells[1:])):
-        extra = bonus * (there == goal) + novelty * (there not in cells[: t + 1])
-        paid.append(0.0 if here == goal else step + extra + gamma * phi[there] - phi[here])
-    return paid
-
-
 @pytest.mark.parametrize("shaping", ["none", "manhattan", "oracle"])
 @pytest.mark.parametrize(
     "step, bonus, novelty, gamma",
@@ -245,29 +152,11 @@ def test_rewards_are_what_a_slow_count_says(step, bonus, novelty, shaping, gamma
     choices = torch.randint(4, (30, 60), generator=seeded(3), dtype=torch.int32)
     cells = maze.walk(maze.move_table(mazes), mazes.start, choices)
     assert 10 < (cells[-1] == mazes.goal).sum() < 50 and (cells[0] == mazes.goal).any()
-    how = step, bonus, novelty, shaping, gamma
-    reward, phi = maze.rewards(mazes, cells, *how)
+    reward, phi = maze.rewards(mazes, cells, step, bonus, novelty, shaping, gamma)
     for i, (walls, goal) in enumerate(one_by_one(mazes)):
         way, worth = cells[:, i].tolist(), reference.potential(walls, goal, gamma, shaping)
-        assert reward[:, i].tolist() == pytest.approx(rewards(walls, goal, way, *how), abs=1e-5)
         assert phi[:, i].tolist() == pytest.approx([worth[cell] for cell in way], abs=1e-6)
-
-
-# Mazes as text
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("letter, between", [(".", "\n"), (" ", "\n\n\n")])
-def test_mazes_of_any_size_survive_being_written_and_read(tmp_path, newline, letter, between):
-    wanted = []
-    for seed, (h, w) in enumerate([(4, 7), (1, 2), (16, 16), (5, 1), (4, 7)]):
-        mazes = reference.random_mazes(20, h, w, seed)
-        i = int((mazes.start != mazes.goal).nonzero()[0])
-        one = mazes.walls[..., i].numpy(), int(mazes.start[i]), int(mazes.goal[i])
-        wanted.append(mazefile.FileMaze(*one))
-    text = between.join(mazefile.as_text(one) + "\n" for one in wanted).replace(".", letter)
-    path = tmp_path / "mazes.txt"
-    path.write_bytes(text.replace("\n", newline).encode())
-    read = mazefile.read(str(path))
-    assert [one[1:] for one in read] == [one[1:] for one in wanted]
-    assert all(np.array_equal(one.walls, other.walls) for one, other in zip(read, wanted))
+        for t, (here, there) in enumerate(zip(way, way[1:])):
+            paid = step + bonus * (there == goal) + novelty * (there not in way[: t + 1])
+            paid += gamma * worth[there] - worth[here]
+            assert reward[t, i].item() == pytest.approx(paid * (here != goal), abs=1e-5)

@@ -9,45 +9,11 @@ import main
 import maze
 from support.learning import Adam, Replay, minibatches
 
-# Adam
 
-
-def test_step_is_that_of_torch_on_the_mean_loss_with_its_gradient_clipped():
-    """Also with a learning rate that changes, and taken up from its state half-way."""
-    x = torch.randn(50, 6, generator=seeded(1))
-    start = [torch.randn(shape, generator=seeded()) for shape in ((6, 3), (3,), ())]
-    ours, theirs = ([w.clone().requires_grad_() for w in start] for _ in range(2))
-    adam, torch_adam, norms = Adam(ours, 0.03, 1.0), torch.optim.Adam(theirs, 0.03), []
-
-    def losses(weights, step):
-        a, b, c = weights
-        some, scale = x[torch.arange(step % 7, 50, 5)], 10.0 ** (step % 5 - 3 if step > 4 else -8)
-        return scale * ((some @ a).tanh() @ b + c - some.sum(1)).square()
-
-    for step in range(100):
-        if step == 50:
-            state, adam = adam.state(), Adam(ours, 0.03, 1.0)
-            adam.restore(state)
-            adam.lr = torch_adam.param_groups[0]["lr"] = 0.01
-        loss, norm = adam.step(losses(ours, step))
-        torch_adam.zero_grad()
-        (wanted := losses(theirs, step).mean()).backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(theirs, 1.0).item())
-        torch_adam.step()
-        assert [loss.item(), norm.item()] == pytest.approx([wanted.item(), norms[-1]], rel=1e-3)
-        assert all(torch.allclose(w, v, rtol=1e-4, atol=1e-5) for w, v in zip(ours, theirs))
-    assert min(norms[5:]) < 0.1 and max(norms) > 10  # some were clipped, some were not
-    assert all((w - old).abs().max() > 0.1 for w, old in zip(ours, start))
-
-
-def test_step_on_no_losses_at_all_is_finite():
+def test_step_on_no_losses_at_all_changes_nothing():
     weights = torch.ones(3, requires_grad=True)
-    adam = Adam([weights], 0.1)
-    assert adam.step(weights[:0] * 2).tolist() == [0, 0]
+    assert Adam([weights], 0.1).step(weights[:0] * 2).tolist() == [0, 0]
     assert weights.tolist() == [1, 1, 1]
-
-
-# Minibatches
 
 
 @pytest.mark.parametrize("b, number", [(12, 4), (13, 5), (5, 5), (7, 1)])
@@ -64,9 +30,6 @@ def test_minibatches_hold_each_step_that_counts_once_or_one_of_each_kind(b, numb
         assert part == same and set(some.tolist()) < set(steps.tolist())
         assert sorted(own[some].tolist()) == sorted(set(own[steps].tolist()))
     assert sum(len(steps) for _, steps in minibatches(counts & False, number, kinds)) == 0
-
-
-# Replay
 
 
 def numbered(first, n):
@@ -88,7 +51,7 @@ def numbers(cells):
     return (cells[0] * 49 + cells[1]).tolist()
 
 
-@pytest.mark.parametrize("sizes", [[20, 20, 20], [50, 1], [30, 30, 30, 30], [7] * 16])
+@pytest.mark.parametrize("sizes", [[20, 20, 20], [50, 1], [7] * 16])
 def test_replay_keeps_the_newest_episodes_as_they_were(sizes):
     replay, first, (mazes, cells, actions) = Replay(50, 7, 5, 0.0, "cpu"), 0, numbered(0, 120)
     for n in sizes:
@@ -101,33 +64,23 @@ def test_replay_keeps_the_newest_episodes_as_they_were(sizes):
         assert all(map(torch.equal, (*found, taken), (*mazes.select(number), actions[:, number])))
 
 
-def test_replay_off_priorities_draws_uniformly_whatever_the_errors():
-    asked = dict(REPLAY="uniform", REPLAY_SIZE=50, GRID=7, MAX_EP_LENGTH=5)
-    replay = Replay.of(main.config() | asked, "cpu")
-    for first in range(0, 80, 10):
-        replay.add(*numbered(first, 10))
-        learned(replay, torch.arange(10), torch.rand(5, 10, generator=seeded(first)))
-        if first in (20, 70):
-            _, cells, _, _, weight = replay.sample(50_000, seeded(), beta=1.0)
-            drawn = np.unique(numbers(cells), return_counts=True)[1]
-            assert len(drawn) == min(first + 10, 50) and (weight == 1).all()
-            assert chisquare(drawn).pvalue > 1e-6
-
-
-@pytest.mark.parametrize("alpha, beta", [(0.6, 0.0), (0.6, 0.4), (0.3, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("alpha, beta", [(0.6, 0.0), (0.6, 0.4), (1.0, 1.0), ("off", 1.0)])
 def test_replay_draws_by_the_power_of_the_priority_and_its_weights_make_up_for_it(alpha, beta):
-    replay, error = Replay(50, 7, 5, alpha, "cpu"), torch.randn(5, 50, generator=seeded())
-    error *= torch.rand(50, generator=seeded())
+    if alpha == "off":
+        asked = dict(REPLAY="uniform", REPLAY_SIZE=50, GRID=7, MAX_EP_LENGTH=5)
+        replay, alpha = Replay.of(main.config() | asked, "cpu"), 0.0
+    else:
+        replay = Replay(50, 7, 5, alpha, "cpu")
+    error = torch.randn(5, 50, generator=seeded()) * torch.rand(50, generator=seeded())
     error[torch.rand(5, 50, generator=seeded(2)) < 0.3] = 0
     replay.add(*numbered(0, 50))
     for part in torch.randperm(50, generator=seeded()).chunk(3):
         learned(replay, part, error[:, part])
     _, cells, _, index, weight = replay.sample(50_000, seeded(), beta)
-    assert numbers(cells) == index.tolist() and len(set(index.tolist())) == 50
+    assert numbers(cells) == index.tolist()
     size = error.abs().double().numpy()
     share = (0.9 * size.max(0) + 0.1 * size.mean(0) + 1e-6) ** alpha
     share /= share.sum()
-    assert share.max() > 2 * share.min()
     assert chisquare(np.bincount(index, minlength=50), 50_000 * share).pvalue > 1e-6
     wanted = (50 * share) ** -beta
     assert weight.numpy() == pytest.approx(wanted[index] / wanted.max(), rel=1e-3)
@@ -136,27 +89,14 @@ def test_replay_draws_by_the_power_of_the_priority_and_its_weights_make_up_for_i
 
 
 def test_new_episodes_come_with_the_top_priority():
-    replay = Replay(50, 7, 5, 1.0, "cpu")
+    replay, error = Replay(50, 7, 5, 1.0, "cpu"), torch.rand(5, 20, generator=seeded())
     replay.add(*numbered(0, 20))
-    error = torch.rand(5, 20, generator=seeded())
     error[:, 3] = 7
     learned(replay, torch.arange(20), error)
     replay.add(*numbered(20, 25))
     drawn = np.bincount(replay.sample(50_000, seeded())[3], minlength=45)
     assert chisquare(drawn[[3, *range(20, 45)]]).pvalue > 1e-6
     assert 2 * np.delete(drawn[:20], 3).max() < drawn[20:].min()
-
-
-def test_replay_goes_on_from_its_state():
-    replay, again = (Replay(50, 7, 5, 0.6, "cpu") for _ in range(2))
-    for first in (0, 30, 60):
-        replay.add(*numbered(first, 30))
-        again.restore(replay.state())
-        for one in (replay, again):
-            learned(one, torch.arange(20), torch.rand(5, 20, generator=seeded(first)))
-            one.add(*numbered(first, 7))
-        mazes, *samples = zip(*(one.sample(300, seeded(first), 0.5) for one in (replay, again)))
-        assert all(map(torch.equal, *mazes)) and all(torch.equal(*both) for both in samples)
 
 
 def test_replay_of_large_mazes_keeps_large_cells():

@@ -1,4 +1,9 @@
-"""Plain networks."""
+"""Plain networks; and that a new network needs no more than one class and one name."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +104,19 @@ def test_after_k_rounds_a_cell_knows_of_the_cells_within_k_plus_1_and_no_others(
         assert changed.any() == (distance <= rounds + 1), distance
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("looks", [1, 7, 30])
+def test_the_cnn_does_not_see_how_much_wall_is_around_a_maze(looks):
+    """Nor whether the wall outside was drawn: walls have no state."""
+    agent, mazes = fresh("cnn", 0.1, LOOKS=looks), reference.random_mazes(40, 6, 7)
+    goal = maze.in_padded(mazes.goal, 7, 5)
+    large = maze.Mazes(maze.padded(mazes.walls, 5, True), goal, goal)
+    q, again = agent.begin(mazes).q(), agent.begin(large).q()
+    assert torch.allclose(q, again[:, 5:-5, 5:-5], rtol=1e-3, atol=1e-4) and q.std() > 0.01
+    outside = torch.cat([again[:, :5].flatten(1), again[:, -5:].flatten(1)], 1)
+    assert torch.equal(outside, outside[:, :1].expand_as(outside))
+
+
 def test_while_it_learns_the_last_16_rounds_have_a_gradient_and_a_random_number_before_have_none():
     agent, cell = fresh("cnn", WIDTH=2), torch.tensor([9])
     mazes = maze.Mazes(torch.zeros(8, 8, 1, dtype=torch.bool), cell, cell)
@@ -136,3 +154,67 @@ def test_the_cnn_learns_to_walk_mazes_it_has_never_seen_and_comes_to_rest_by_its
         for agent.network.rounds, least, most in (600, 0.99, 1), (3, 0, 0.9):
             agree = (agent.begin(mazes).greedy() == found)[reached].float().mean()
             assert least <= agree <= most, (agent.network.rounds, agree)
+
+
+# The contract: one class, and one name
+
+
+ADDED = {
+    "support/plain.py": """NETWORKS = {"square": Square
+class Square(nn.Conv2d):
+    def __init__(self, width, grid, rounds):
+        super().__init__(2, 4, 5, padding=2)
+
+    def forward(self, mazes, farthest=None):
+        return super().forward(images(mazes)).permute(1, 2, 3, 0)
+""",
+    "model.py": """CORES = {"pairs": Pairs
+class Pairs(nn.Linear):
+    def __init__(self, width):
+        super().__init__(16, 4)
+
+    def forward(self, x):
+        return super().forward(x.flatten(0, 1).t()).t()
+""",
+    "support/agents.py": """MEMORIES = {"clock": Clock
+class Clock(Window):
+    planes = 3
+
+    def remembered(self, sight, near):
+        return [torch.full(near.shape, len(sight.notes) / 10, device=near.device)]
+""",
+}
+COMMANDS = """
+import main
+small = "NUM_EPISODES=64 GRID=8 BSZ=32 UPDATES=2 WIDTH=8 MAX_EP_LENGTH=12 MAZE_CACHE_SIZE=50"
+small = [*small.split(), "EVAL_MAZES=16", "EVAL_SAMPLE=8", "EVAL_EVERY=1", "DEVICE=cpu"]
+square = ["MODEL=square", "THINK=False", "CREDIT=episode", "UNIT=advantage"]
+for own in square, ["MODEL=pairs"], ["MEMORY=clock", "VISION=1"]:
+    out = "OUT_DIR=" + own[0].partition("=")[2]
+    assert main.main([*small, *own, out]) == 0
+    assert main.main([*small, *own, out, "NUM_EPISODES=128", "RESUME=True"]) == 0
+    assert main.main(["solve", "mazes.txt", out]) == 0
+"""
+
+
+def test_a_network_a_core_and_a_memory_are_one_class_and_one_name_each(tmp_path):
+    """In a copy of the program: it trains, goes on, solves, and draws its pictures."""
+    home = Path(main.__file__).parent
+    shutil.copytree(home / "support", tmp_path / "support")
+    for name in "main.py", "model.py", "maze.py":
+        shutil.copy(home / name, tmp_path)
+    for name, added in ADDED.items():
+        entry, own = added.split("\n", 1)
+        before, entries, after = (tmp_path / name).read_text().partition(entry.split('"')[0])
+        (tmp_path / name).write_text(f"{before}{own}\n\n{entry}, {after}")
+        assert entries
+    (tmp_path / "mazes.txt").write_text("S" + "." * 7 + f"\n{'.' * 8}" * 6 + "\n#######G\n")
+    command, how = [sys.executable, "-c", COMMANDS], dict(capture_output=True, text=True)
+    run = subprocess.run(command, cwd=tmp_path, **how)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    assert run.stdout.count("shortest 14") == 3 and "warning" not in run.stdout
+    for out in "square", "pairs", "clock":
+        wanted = {"rollouts.png", "agent.gif", "training_plot.png"}
+        wanted |= {"solved.png"} if out != "clock" else set()  # it knows its own way only
+        assert wanted <= {path.name for path in (tmp_path / out).iterdir()}
+        assert summary_of(tmp_path / out)["episodes"] == 128

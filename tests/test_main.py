@@ -100,25 +100,15 @@ def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action():
     assert found["optimal"].sum() < found["success"].sum() < 150 - found["loops"].sum()
 
 
-def test_going_round_is_the_same_round_twice():
-    """A walk to new cells until `start`, then round and round, for all starts and rounds."""
-    start, period = (x.flatten() for x in np.meshgrid(np.arange(51), np.arange(1, 40)))
-    time = np.arange(51)[:, None]
-    walks = np.where(time < start, time, start + (time - start) % period)
-    found = report.goes_round(torch.tensor(walks))
-    assert found.tolist() == (50 - start >= 2 * period).tolist()
-
-
 def test_scores_by_distance_are_those_of_a_slow_count():
-    rng = np.random.default_rng(0)
-    shortest, success, q_error = rng.integers(1, 61, 300), rng.random(300) < 0.5, rng.random(300)
-    found = dict(success=torch.tensor(success).float(), q_error=torch.tensor(q_error))
+    shortest, success = np.arange(1, 61).repeat(5), np.arange(300) % 7 < 3
+    found = dict(success=torch.tensor(success).float(), q_error=torch.arange(300.0))
     bands = report.by_distance(found, torch.tensor(shortest))
-    assert len(bands) == 6
-    for low in range(1, 61, 10):
-        inside = (low <= shortest) & (shortest <= low + 9)
-        wanted = dict(success=success[inside].mean(), q_error=q_error[inside].mean())
-        assert bands[f"{low}-{low + 9}"] == pytest.approx(wanted | dict(mazes=inside.sum()))
+    assert list(bands) == [f"{low}-{low + 9}" for low in range(1, 61, 10)]
+    for i, band in enumerate(bands.values()):
+        inside = slice(50 * i, 50 * i + 50)
+        wanted = dict(mazes=50, success=success[inside].mean(), q_error=50 * i + 24.5)
+        assert band == pytest.approx(wanted)
 
 
 def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
@@ -138,16 +128,20 @@ def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
 # Mazes: held out, and drawn
 
 
-def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
-    packed = maze.make_mazes(100, 16, seeded())
-    mazes, distance = report.test_set(main.config(), packed)
-    assert torch.equal(maze.pack(mazes.walls), packed)
-    assert torch.equal(distance.long(), to_goal(mazes))
-    at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
+def test_held_out_mazes_keep_their_walls_and_are_the_same_for_every_run():
+    packed, config = maze.make_mazes(100, 16, seeded()), main.config()
+    whole, distance = report.test_set(config, packed)
+    assert torch.equal(maze.pack(whole.walls), packed)
+    at_start = distance.flatten(0, 1).gather(0, whole.start[None])
     assert 1 <= at_start.min() <= 5 and 50 < at_start.max() <= main.MAX_START_DISTANCE
     torch.manual_seed(5)
-    others = main.config() | dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off")
-    assert all(map(torch.equal, report.test_set(others, packed)[0], mazes))
+    others = config | dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off")
+    assert all(map(torch.equal, report.test_set(others, packed)[0], whole))
+    parts = list(report.test_sets(config, packed, cells=40 * 16**2))  # of many, not all at once
+    assert [len(mazes.goal) for mazes, _ in parts] == [40, 40, 20]
+    assert torch.equal(torch.cat([mazes.walls for mazes, _ in parts], 2), whole.walls)
+    for mazes, away in [(whole, distance), *parts]:
+        assert torch.equal(away.long(), to_goal(mazes))
 
 
 def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
@@ -175,10 +169,6 @@ WINDOW = f"VISION=1 WIDTH=16 SHAPING=manhattan NOVELTY=0.01 {RETURNS}"
 MAP = "VISION=1 MEMORY=map WIDTH=8 BSZ=16 NUM_EPISODES=32 MAX_EP_LENGTH=8"
 
 
-def weights(folder):
-    return load_checkpoint(str(folder / "checkpoint.pt"), "cpu")[0].state_dict()
-
-
 def noted(monkeypatch, place, name):
     """The calls of a function from now on: a list of (arguments, result)."""
     calls, real = [], getattr(place, name)
@@ -193,15 +183,13 @@ def noted(monkeypatch, place, name):
 
 @pytest.mark.parametrize("agent", KINDS[2::2])
 def test_same_seed_same_weights_bit_for_bit_however_often_it_is_evaluated(quick, agent):
-    agent = ["NUM_EPISODES=96", *agent.split()]
-    changes = dict(first="SEED=0", again="EVAL_EVERY=9", other="SEED=1")
-    for name, change in changes.items():
-        assert runs(quick / name, *agent, change) == 0
-    first, again, other = (weights(quick / name) for name in changes)
-    assert len(rows_of(quick / "again")) <= 2 <= len(rows_of(quick / "first"))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    learned = [name for name in first if name.rpartition(".")[2] not in ("change", "action")]
-    assert not any(torch.equal(first[name], other[name]) for name in learned)
+    weights = []
+    for change in "SEED=0", "EVAL_EVERY=9", "SEED=1":
+        assert runs(quick / "out", *agent.split(), "NUM_EPISODES=96", change) == 0
+        network, _, _ = load_checkpoint(str(quick / "out" / "checkpoint.pt"), "cpu")
+        weights.append(list(network.parameters()))
+    first, again, other = weights
+    assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
 
 
 @pytest.mark.parametrize("curriculum", ["adaptive", "linear", "off"])
@@ -210,7 +198,7 @@ def test_a_run_explores_and_raises_its_level_as_its_constants_say(quick, monkeyp
     exploring quarter; the farthest start goes with the level."""
     walks, asked = noted(monkeypatch, main, "rollout"), noted(monkeypatch, main, "next_level")
     given = f"CURRICULUM={curriculum} CURRICULUM_STEP=0.3 CURRICULUM_SUCCESS=0.6 LR=0.02 "
-    given += "LR_DECAY=0.5 BSZ=128 NUM_EPISODES=1280 MAX_EP_LENGTH=20 EPSILON=0.8 EPSILON_SHAPE=3 "
+    given += "BSZ=128 NUM_EPISODES=1280 MAX_EP_LENGTH=20 EPSILON=0.8 EPSILON_SHAPE=3 "
     given += "DIFFICULTY_MIN=1 UNTIL_PROVED=False"
     assert runs(quick / "out", *given.split()) == 0
     walks = [(*how[3:4], episodes) for how, (episodes, _) in walks if len(how) > 3]
@@ -288,8 +276,6 @@ def test_a_run_learns_from_what_the_target_network_sees(
     found = summary_of(quick / "out")
     assert found["updates"] == len(steps) == 3 * updates and found["episodes"] == 3 * bsz
     assert len(synced) == 3 * min(syncs, updates)
-    rows = rows_of(quick / "out")
-    assert [int(row["updates"]) for row in rows] == [updates, 2 * updates, 3 * updates]
     cells = [episodes.cells for how, (episodes, _) in walked if len(how) > 3]
     cells = [found[1] for _, found in remembered] or cells
     assert torch.equal(torch.cat(synced, 1), torch.cat(cells, 1))
@@ -324,10 +310,7 @@ def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
         found = summary_of(quick / "out")
         assert found["wrong_views"] is found["proved"] is found["seconds_to_proof"] is None
         assert found["episodes"] == 64 and "prove" not in capsys.readouterr().out
-    assert runs(quick / "map", *MAP.split()) == 0
-    found, said = summary_of(quick / "map"), capsys.readouterr().out
-    assert found["wrong_views"] > 0 and found["proved"] is False
-    assert said.count("it says Q - V") == 1 and f"{found['wrong_views']:,} of the 65,536" in said
+    assert runs(quick / "map", *MAP.split()) == 0 and summary_of(quick / "map")["proved"] is False
 
 
 # What it says on the way
@@ -407,11 +390,9 @@ def test_a_run_says_which_constants_are_not_those_of_the_file(quick, capsys):
 
 def test_every_constant_can_be_given_and_keeps_its_type(monkeypatch):
     before = main.config()
-    assert len(before) > 40 and not {"HELD_OUT_SEED", "AGENTS"} & before.keys()
     given = [f"{name}={value}" for name, value in before.items()]
-    assert settings_of(monkeypatch, *given) == before
+    assert len(before) > 40 and settings_of(monkeypatch, *given) == before
     given = "SEED=3 LR=1 RESUME=false PROFILE=0 MODEL=cnn NUM_EPISODES=1e6 BSZ=2_048 OUT_DIR=a=b"
     found = settings_of(monkeypatch, *given.split())
     values = [found[argument.partition("=")[0]] for argument in given.split()]
-    wanted = [3, 1.0, False, False, "cnn", 1_000_000, 2048, "a=b"]
-    assert values == wanted and [*map(type, values)] == [*map(type, wanted)]
+    assert repr(values) == "[3, 1.0, False, False, 'cnn', 1000000, 2048, 'a=b']"

@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from PIL import Image, ImageSequence
-from reference import drawn, seeded, to_goal
+from reference import drawn, to_goal
 from test_runs import exact, quick, runs, summary_of  # noqa: F401
 
 import main
@@ -189,19 +189,6 @@ def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
     film = pictures.frames(mazes, [("one", looks, mazes.start.expand(1001, -1))], 1000)
     frames = [frame.size for frame in film]
     assert 200 < len(frames) < 300 and set(frames) == {(5 * 130, 130 + 16)}
-
-
-def test_large_sets_of_mazes_are_walked_in_parts():
-    packed, config = maze.make_mazes(40, 9, seeded(1)), main.config() | dict(GRID=9)
-    parts = list(report.test_sets(config, packed, 1300))
-    assert [len(mazes.goal) for mazes, _ in parts] == [16, 16, 8]
-    walls = torch.cat([mazes.walls for mazes, _ in parts], 2)
-    assert torch.equal(walls, maze.unpack(packed, 9, 9))
-    for mazes, distance in parts:
-        assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
-        assert (maze.shortest(mazes, distance) > 0).all()
-    (whole,) = report.test_sets(config, packed)
-    assert all(map(torch.equal, whole[0], report.test_set(config, packed)[0]))
 
 
 def test_the_picture_shows_mazes_of_the_part_with_most_failures(quick, monkeypatch):

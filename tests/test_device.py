@@ -6,7 +6,7 @@ import copy
 import pretend
 import pytest
 import torch
-from test_runs import RETURNS, differences, quick, runs, summary_of  # noqa: F401
+from test_runs import RETURNS, differences, runs, summary_of
 
 import main
 import maze
@@ -26,33 +26,24 @@ WAITS += "item", "tolist", "__bool__", "__int__", "__float__", "__index__"
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_run_on_the_device_ends_as_on_the_cpu(tmp_path, agent):
-    folders = tmp_path / "there", tmp_path / "here"
+def test_it_trains_solves_and_proves_on_the_device_as_on_the_cpu(tmp_path, capsys, agent):
+    mazes = tmp_path / "mazes.txt"
+    mazes.write_text("S...\n.##.\n...G\n\n#####\n#S.G#\n\nS#G\n.#.\n")
+    folders, said = [tmp_path / "there", tmp_path / "here"], []
     for folder, device in zip(folders, ("auto", "cpu")):
         with pretend.cuda():
             settings = *agent.split(), "WIDTH=4", "NUM_EPISODES=64", f"DEVICE={device}"
             assert runs(folder, *settings, "NUM_EPISODES=32") == 0
             assert runs(folder, *settings, "RESUME=True") == 0
-    assert not differences(*folders)
+            capsys.readouterr()
+            where = f"OUT_DIR={folder}", f"DEVICE={device}"
+            statuses = [main.main([*verb, *where]) for verb in (["solve", str(mazes)], ["prove"])]
+            said.append((statuses, capsys.readouterr()))
+    assert not differences(*folders) and said[0] == said[1]
     for name in "rollouts.png", "agent.gif":
         there, here = ((folder / name).read_bytes() for folder in folders)
         assert there == here
     assert [summary_of(folder)["device"] for folder in folders] == ["cuda:0", "cpu"]
-
-
-def test_an_agent_solves_and_proves_on_the_device_what_it_does_on_the_cpu(quick, capsys):
-    assert runs(quick / "out", "NUM_EPISODES=32") == 0
-    (quick / "mazes.txt").write_text("S...\n.##.\n...G\n\n#####\n#S.G#\n\nS#G\n.#.\n")
-    capsys.readouterr()
-    said = []
-    for device in "cpu", "cuda":
-        with pretend.cuda() as gpu:
-            where = f"OUT_DIR={quick}/out", f"DEVICE={device}"
-            assert main.main(["solve", f"{quick}/mazes.txt", *where]) == 0
-            assert main.main(["prove", *where]) == 1
-            said.append(capsys.readouterr())
-            assert bool(gpu.calls["index_select"]) == (device == "cuda")  # it thinks there
-    assert said[0] == said[1] and "maze 3: unreachable" in said[0].out
 
 
 def test_neither_a_step_of_an_episode_nor_of_the_gradient_waits_for_the_device():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_runs import exact, quick, right_answers, runs  # noqa: F401
+from test_runs import exact, right_answers
 
 import main
 import model
@@ -122,30 +122,16 @@ def test_prove_shows_the_first_wrong_views(tmp_path, capsys):
 # What is refused
 
 
-# Arguments, and what is said, parted by |: words of it.
+# Arguments, and words of what is said.
 WRONG = """
-GRIDD=8 | 'GRIDD' | GRID?
-XYZZY=1 | 'XYZZY' | top of main.py
-cnn | 'cnn' | KEY=VALUE
-LR=fast | a number
-SEED=1.5 | whole number
-DOUBLE=maybe | True or False
-DEVICE=toaster | DEVICE
-solve mazes.txt DEVICE=meta | DEVICE
-DIFFICULTY=0.2 DIFFICULTY_MIN=0.5 | DIFFICULTY_MIN=0.5 | 0.2
-LAMBDA=0.5 | CREDIT=lambda only
-THINK=False MODEL=linear | THINK=False | cnn or mlp or attention
-THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 | GAMMA=1 | choose GAMMA=
-THINK=False MODEL=cnn CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 | choose GOAL_REWARD=1
-THINK=False MODEL=mlp LOOKS=3 | does nothing | choose LOOKS=0
-THINK=False MODEL=cnn COMPASS=False | VISION | COMPASS=True
-VISION=2 LOOKS=3 | choose MEMORY=map
-VISION=2 MEMORY=gru MODEL=cnn | VISION=2 | choose MODEL=mlp | MEMORY=map
-VISION=2 MEMORY=map COMPASS=False | MEMORY=map | COMPASS=True
-MEMORY=trail | VISION | choose VISION=2 | MEMORY=none
-MODEL=vin | linear or mlp or cnn or attention
-UPDATES=20 BSZ=10 | UPDATES=20
-REPLAY=uniform REPLAY_SIZE=10 | BSZ
+GRIDD=8 | there is no constant 'GRIDD': did you mean GRID?
+XYZZY=1 | there is no constant 'XYZZY'; they are at the top of main.py
+cnn | 'cnn' is not understood: write KEY=VALUE
+LR=fast | is not a number
+SEED=1.5 | a whole number
+DOUBLE=maybe | is not True or False
+DEVICE=toaster | can't be used here: choose auto or cpu
+THINK=False MODEL=linear | MODEL=linear is not for THINK=False
 solve SEED=3 | solve FILE
 solve mazes.txt START=a,b | write START=y,x
 solve mazes.txt GOAL= | GOAL=
@@ -154,18 +140,24 @@ solve mazes.txt GOAL=9,9 | outside of its 3 rows and 4 columns
 solve mazes.txt GOAL=0,0 | start and goal in one cell
 solve nothing.txt | no file nothing.txt
 solve . | is a folder
-solve mazes.txt CHECKPOINT=missing.pt | missing.pt | python main.py
-prove mazes.txt | 'mazes.txt' | KEY=VALUE
-prove OUT_DIR=nowhere | checkpoint.pt | python main.py
-OUT_DIR= | a folder
-OUT_DIR=mazes.txt/out | mazes.txt/out
-PLOT_FILE=nowhere/plot.png | PLOT_FILE
+solve mazes.txt CHECKPOINT=missing.pt | missing.pt: train one with `python main.py`
+prove mazes.txt | 'mazes.txt' is not understood: write KEY=VALUE
+OUT_DIR=mazes.txt/out | mazes.txt/out can't be read or written
 """.strip().splitlines()
+NO_SENSE = (
+    "LAMBDA=0.5 MEMORY=trail THINK=False,MODEL=mlp,LOOKS=3 THINK=False,MODEL=cnn,COMPASS=False "
+    "THINK=False,MODEL=cnn,CREDIT=step,UNIT=q,STEP_REWARD=0 VISION=2,MEMORY=gru,MODEL=cnn "
+    "THINK=False,MODEL=cnn,CREDIT=step,UNIT=q,GAMMA=0.9,STEP_REWARD=0 VISION=2,LOOKS=3"
+).split()
+WRONG += [f"{wrong.replace(',', ' ')} | choose" for wrong in NO_SENSE]
+WRONG += ["VISION=2 MEMORY=map COMPASS=False | MEMORY=map needs COMPASS=True"]
 OUT_OF_RANGE = (
     "GRID=300 DIFFICULTY=2 EPSILON=nan LR=0 LR=inf EPSILON_SHAPE=0 BSZ=0 BSZ=1e10 EVAL_EVERY=0 "
-    "WIDTH=0 LOOKS=-1 THREADS=-1 SEED=-1 SEED=4294967295 VISION=16 REPLAY=on PLOT_EVERY=0"
+    "WIDTH=0 LOOKS=-1 THREADS=-1 SEED=-1 SEED=4294967295 VISION=16 REPLAY=on PLOT_EVERY=0 OUT_DIR= "
+    "PLOT_FILE=nowhere/plot.png DIFFICULTY_MIN=1.5 UPDATES=2000"
 ).split()
 WRONG += [f"{wrong} | is out of range" for wrong in OUT_OF_RANGE]
+WRONG += ["REPLAY=uniform REPLAY_SIZE=10 | is out of range"]
 REWARDS = "GAMMA=0.9 STEP_REWARD=-2 GOAL_REWARD=1 SHAPING=oracle".split()
 NOT_FOR = [
     ("MODEL=mlp", "an agent that thinks", [*REWARDS, "CREDIT=lambda", "UNIT=advantage"]),
@@ -242,12 +234,6 @@ def test_solve_is_silent_when_nobody_reads_on(tmp_path):
     assert run.stdout.read(9) == "S********"
     run.stdout.close()
     assert run.stderr.read() == "" and run.wait(100) in (0, 141)
-
-
-def test_profile_prints_and_saves_the_slowest_calls(quick, capsys):
-    assert runs(quick / "out", "PROFILE=True", "NUM_EPISODES=32") == 0
-    assert "cumulative" in capsys.readouterr().out
-    assert (quick / "out" / "training_stats").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("words, wanted", [("help", "solve FILE"), ("solve -h", "START=y,x")])

@@ -8,7 +8,7 @@ import reference
 import torch
 from PIL import Image, ImageSequence
 from reference import drawn, to_goal
-from test_runs import exact, quick, runs, summary_of  # noqa: F401
+from test_runs import exact
 
 import main
 import maze
@@ -189,24 +189,3 @@ def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
     film = pictures.frames(mazes, [("one", looks, mazes.start.expand(1001, -1))], 1000)
     frames = [frame.size for frame in film]
     assert 200 < len(frames) < 300 and set(frames) == {(5 * 130, 130 + 16)}
-
-
-def test_the_picture_shows_mazes_of_the_part_with_most_failures(quick, monkeypatch):
-    shown, walked, evaluate, sets = [], [], main.evaluate, report.test_sets
-
-    def noting(network, mazes, *how):
-        walked.append((mazes, evaluate(network, mazes, *how)))
-        return walked[-1][1]
-
-    monkeypatch.setattr(main, "evaluate", noting)
-    monkeypatch.setattr(pictures, "walks", lambda path, mazes, *_: shown.append(mazes))
-    monkeypatch.setattr(report, "test_sets", lambda *given: sets(*given, cells=64 * 6))
-    monkeypatch.setattr(main, "build", lambda settings: exact())
-    assert runs(quick / "out", "MODEL=linear", "EVAL_MAZES=16") == 0
-    found = summary_of(quick / "out")
-    assert sum(band["mazes"] for band in found["by_distance"].values()) == 16
-    success = [scores["success"].mean().item() for _, scores in walked[1:4]]  # held-out mazes
-    worst, _ = walked[1 + success.index(min(success))]
-    assert len({*success}) > 1
-    pictured, there = (files.fingerprints(maze.pack(x.walls)) for x in (shown[0], worst))
-    assert len(pictured) == 5 and {*pictured} <= {*there}

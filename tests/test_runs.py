@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import errno
 import io
 import itertools
 import json
@@ -467,12 +466,6 @@ def test_second_run_in_one_folder_is_refused(quick, monkeypatch, digests, capsys
     assert runs(quick / "out", "DEVICE=toaster") == 2 and part.exists()
     assert runs(quick / "out", "RESUME=True") == 0 and not part.exists()
     assert check_whole(quick / "out") == 8
-
-
-def test_where_no_file_can_be_locked_a_run_goes_on(quick, monkeypatch):
-    for number in errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS:
-        monkeypatch.setattr("fcntl.flock", raising(OSError(number, os.strerror(number))))
-        assert runs(quick / "out", "NUM_EPISODES=32") == 0
 
 
 # What it speaks to

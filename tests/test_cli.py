@@ -143,14 +143,16 @@ solve . | is a folder
 solve mazes.txt CHECKPOINT=missing.pt | missing.pt: train one with `python main.py`
 prove mazes.txt | 'mazes.txt' is not understood: write KEY=VALUE
 OUT_DIR=mazes.txt/out | mazes.txt/out can't be read or written
+LAMBDA=0.5 | choose
+MEMORY=trail | choose
+THINK=False MODEL=mlp LOOKS=3 | choose
+THINK=False MODEL=cnn COMPASS=False | choose
+THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 | choose
+THINK=False MODEL=cnn CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 | choose
+VISION=2 LOOKS=3 | choose
+VISION=2 MEMORY=gru MODEL=cnn | choose
+VISION=2 MEMORY=map COMPASS=False | MEMORY=map needs COMPASS=True
 """.strip().splitlines()
-NO_SENSE = (
-    "LAMBDA=0.5 MEMORY=trail THINK=False,MODEL=mlp,LOOKS=3 THINK=False,MODEL=cnn,COMPASS=False "
-    "THINK=False,MODEL=cnn,CREDIT=step,UNIT=q,STEP_REWARD=0 VISION=2,MEMORY=gru,MODEL=cnn "
-    "THINK=False,MODEL=cnn,CREDIT=step,UNIT=q,GAMMA=0.9,STEP_REWARD=0 VISION=2,LOOKS=3"
-).split()
-WRONG += [f"{wrong.replace(',', ' ')} | choose" for wrong in NO_SENSE]
-WRONG += ["VISION=2 MEMORY=map COMPASS=False | MEMORY=map needs COMPASS=True"]
 OUT_OF_RANGE = (
     "GRID=300 DIFFICULTY=2 EPSILON=nan LR=0 LR=inf EPSILON_SHAPE=0 BSZ=0 BSZ=1e10 EVAL_EVERY=0 "
     "WIDTH=0 LOOKS=-1 THREADS=-1 SEED=-1 SEED=4294967295 VISION=16 REPLAY=on PLOT_EVERY=0 OUT_DIR= "

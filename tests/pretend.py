@@ -1,13 +1,5 @@
-"""A pretend CUDA device: a tensor there is one of the CPU that says that it is there; it mixes with
-none that is not.
-
-    with pretend.cuda() as device:
-        x = torch.zeros(3, device="cuda")  # x.device is cuda:0, and x + torch.ones(3) is refused
-    print(device.calls)  # how often it was asked for what
-
-Each call of torch from Python is checked, run on the CPU, and what it makes is there, too. Not
-pretended: CUDA's own random numbers, rounding, waiting, operators that it lacks, a second device.
-"""
+"""A pretend CUDA device: a tensor there is one of the CPU that says that it is there, and mixes
+with none that is not. Random numbers are the CPU's."""
 
 import collections
 import contextlib
@@ -34,8 +26,6 @@ class There(torch.Tensor):
 
 
 class Generator(torch._C.Generator):
-    """In place of torch.Generator. One on the device draws the CPU's numbers."""
-
     def __new__(cls, device="cpu"):
         return super().__new__(cls, device="cpu")
 
@@ -55,61 +45,44 @@ def here(x):
 
 
 class Device(TorchFunctionMode):
-    """Runs each function of torch on the CPU, if the device would have run it."""
+    """Runs each function of torch on the CPU; `calls` counts those for the device."""
 
     def __init__(self):
         super().__init__()
-        self.calls, self.doubles = collections.Counter(), set()
+        self.calls = collections.Counter()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(function, "__name__", str(function))
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        given = any(isinstance(x, There) for x in tensors)
-        if name == "__iter__" and given:
-            with self:
-                return iter(args[0].unbind())
         if name in ("to", "cpu"):
             return self.move(name, *args, **kwargs)
-        on_device = given
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        on_device = given = any(isinstance(x, There) for x in tensors)
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "meta":
             on_device = torch.device(kwargs["device"]).type == "cuda"
             kwargs["device"] = "cpu"
-        if (generator := kwargs.get("generator")) is not None:
-            if getattr(generator, "there", False) != on_device:
-                raise RuntimeError(f"{name}: the generator is on another device")
-        if given:
-            self.check(name, args, tensors)
+        if getattr(kwargs.get("generator"), "there", on_device) != on_device:
+            raise RuntimeError(f"{name}: the generator is on another device")
+        if name == "numpy" and given:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if name in ("__getitem__", "__setitem__") and isinstance(args[0], There):
+            tensors = [x for x in args[2:] if isinstance(x, torch.Tensor)]  # places may be here
+        numbers = all(isinstance(x, There) or x.dim() == 0 for x in tensors)
+        if given and name not in ("copy_", "_has_compatible_shallow_copy_type") and not numbers:
+            raise RuntimeError(f"{name}: Expected all tensors to be on the same device")
         self.calls[name] += on_device
         made = function(*args, **kwargs)
-        if on_device and not any(made is x for x in args[:1]):  # in place: it stays where it is
-            made = tree_map(there, made)
-            results = [x for x in tree_leaves(made) if isinstance(x, torch.Tensor)]
-            self.doubles |= {name} if any(x.dtype == torch.float64 for x in results) else set()
-        return made
+        in_place = any(made is x for x in args[:1])
+        return tree_map(there, made) if on_device and not in_place else made
 
     def move(self, name, x, *args, **kwargs):
-        device, dtype, *_ = (
-            torch._C._nn._parse_to(*args, **kwargs) if name == "to" else ("cpu", None)
-        )
+        device, dtype = "cpu", None
+        if name == "to":
+            device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         was = isinstance(x, There)
         to = was if device is None else torch.device(device).type == "cuda"
         self.calls["to the CPU"] += was and not to
         made = (x if was == to else here(x).clone()).to(dtype or x.dtype)
         return there(made) if to else made
-
-    @staticmethod
-    def check(name, args, tensors):
-        """Refuses CPU tensors among those on the device, but for numbers and places."""
-        if name in ("numpy", "__array__"):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy")
-        if name in ("__getitem__", "__setitem__"):
-            tensors = [args[0], *args[2:]]
-            tensors += [] if isinstance(args[0], There) else [there(torch.empty(1))]
-        mixed = [x for x in tensors if isinstance(x, torch.Tensor) and not isinstance(x, There)]
-        if name not in ("copy_", "_has_compatible_shallow_copy_type") and any(
-            x.dim() for x in mixed
-        ):
-            raise RuntimeError(f"{name}: Expected all tensors to be on the same device")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What a run does, and how it is measured: metrics, the curriculum, whole runs, constants."""
 
-import csv
 import re
 
 import numpy as np
@@ -9,20 +8,16 @@ import reference
 import torch
 from reference import drawn, seeded, to_goal
 from scipy.stats import chisquare
-from test_runs import KINDS, RETURNS, quick, runs, summary_of  # noqa: F401
+from test_runs import KINDS, RETURNS, quick, rows_of, runs, summary_of  # noqa: F401
 
 import main
 import maze
 import model
-from support import agents, files, learning, plain, report
+from support import files, learning, plain, report
 from support.files import load_checkpoint
 from support.learning import Adam, Replay
 
 FULL_MARKS = dict(success=1, optimal=1, spl=1, loops=0, q_error=0, q_bias=0)
-
-
-def at_once(agent):
-    return agent
 
 
 def scores(agent, mazes, **how):
@@ -51,85 +46,64 @@ REWARDS = [
 
 
 @pytest.mark.parametrize("own", REWARDS, ids=str)
-@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
-def test_exact_answers_score_full_marks_and_errors_are_those_of_a_slow_count(own, kind):
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_exact_answers_score_full_marks(own, stepwise):
     """Held against value iteration; of an agent that learns Q less shaping's potential, or
-    advantages, that is. In the cells from which the goal can be reached, or of those on the way,
-    the goal left out."""
+    advantages, that is. Where the goal can't be reached, and in the goal, nothing counts."""
     vars(main).update(own)
     mazes = reference.random_mazes(60, 5, 6)
-    reached = (to_goal(mazes).flatten(0, 1)[mazes.start, range(60)] > 0).nonzero()[:, 0]
-    mazes = mazes.select(reached)
-    counts, how = to_goal(mazes) > 0, (main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD)
-    lanes = [*reference.one_by_one(mazes)]
+    counts = to_goal(mazes) > 0
+    reached = counts.flatten(0, 1)[mazes.start, range(60)].nonzero()[:, 0]
+    mazes, counts = mazes.select(reached), counts[..., reached]
+    lanes, how = [*reference.one_by_one(mazes)], (main.GAMMA, main.STEP_REWARD, main.GOAL_REWARD)
     q = np.stack([reference.optimal_q(*lane, *how) for lane in lanes], -1)
     phi = [reference.potential(*lane, main.GAMMA, main.SHAPING) for lane in lanes]
-    q = q - np.reshape(phi, (-1, 5, 6)).transpose(1, 2, 0)
-    q = torch.from_numpy(q).float().where(counts, 0)
-    exact = q - q.amax(0) if main.UNIT == "advantage" else q
-    for wrong in 0.0, -0.0625, 5.0 * ~counts:
-        found, off = scores(kind(reference.Table(exact + wrong)), mazes), min(0.0, *np.ravel(wrong))
-        wanted = FULL_MARKS | dict(q_error=-off, q_bias=off)
-        assert report.average(found) == pytest.approx(wanted, abs=1e-5)
-    noise = torch.randn(q.shape, generator=seeded())
-    found = scores(reference.Table(exact + noise), mazes)
-    for i in range(len(lanes)):
-        off = noise[..., i][:, counts[..., i]]
-        assert found["q_error"][i].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
-        assert found["q_bias"][i].item() == pytest.approx(off.mean().item(), rel=1e-3, abs=1e-5)
+    q = torch.from_numpy(q - np.reshape(phi, (-1, 5, 6)).transpose(1, 2, 0)).float()
+    exact = q.where(counts, 0)
+    exact = exact - exact.amax(0) if main.UNIT == "advantage" else exact
+    agent = reference.Table(exact + 5.0 * ~counts)
+    found = scores(reference.Stepwise(agent) if stepwise else agent, mazes)
+    assert report.average(found) == pytest.approx(FULL_MARKS, abs=1e-5)
 
 
-def goes_round(cells):
-    """Whether the end of a walk, a list of cells, is the same round twice over."""
-    steps = len(cells) - 1
-    ends = [cells[steps - 2 * period :] for period in range(1, steps // 2 + 1)]
-    halves = [(end[: len(end) // 2 + 1], end[len(end) // 2 :]) for end in ends]
-    return any(first == second for first, second in halves)
-
-
-@pytest.mark.parametrize("kind", [at_once, reference.Stepwise])
-def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action(kind):
-    """In parts as at once; and it uses up no randomness."""
+def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action():
+    """In parts as at once, and step by step; and it uses up no randomness."""
     main.MAX_EP_LENGTH = 12
     mazes, noise = drawn(150, 12, 0.5), torch.randn(4, 12, 12, 1, generator=seeded())
-    agent, before = kind(Noisy(noise)), torch.get_rng_state()
+    agent, before = Noisy(noise), torch.get_rng_state()
     found, parts = scores(agent, mazes), scores(agent, mazes, cells=500)
+    stepwise = scores(reference.Stepwise(agent), mazes)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.allclose(found[name], parts[name], atol=1e-6) for name in found)
-    best = Noisy(noise).begin(mazes).table.argmax(0).flatten(0, 1)
+    best, counts = agent.begin(mazes).table.argmax(0).flatten(0, 1), to_goal(mazes) > 0
     for i, (walls, goal) in enumerate(reference.one_by_one(mazes)):
         cells = [int(mazes.start[i])]
         for _ in range(12):
             cells.append(reference.step(walls, goal, cells[-1], best[cells[-1], i]))
         steps, success = len([cell for cell in cells if cell != goal]), cells[-1] == goal
         shortest = reference.distances(walls, goal).flat[cells[0]]
-        assert found["success"][i] == success
-        assert found["optimal"][i] == (success and steps == shortest)
-        assert found["spl"][i] == pytest.approx(success * shortest / max(steps, shortest))
-        assert found["loops"][i] == (not success and goes_round(cells))
-    assert all(0.01 < found[name].mean() < 0.99 for name in ("success", "optimal", "spl", "loops"))
+        ends = [cells[12 - 2 * period :] for period in range(1, 7)]
+        around = any(end[: len(end) // 2 + 1] == end[len(end) // 2 :] for end in ends)
+        wanted = dict(success=success, optimal=success and steps == shortest)
+        wanted |= dict(spl=success * shortest / max(steps, shortest), loops=not success and around)
+        wanted = {name: pytest.approx(float(value)) for name, value in wanted.items()}
+        for how in found, parts, stepwise:
+            assert {name: how[name][i].item() for name in wanted} == wanted
+        off = noise[..., 0][:, counts[..., i]]  # in each cell from which the goal can be reached
+        assert found["q_error"][i].item() == pytest.approx(off.abs().mean().item(), rel=1e-4)
+        assert found["q_bias"][i].item() == pytest.approx(off.mean().item(), abs=1e-4)
+    assert all(0.01 < found[name].mean() < 0.99 for name in wanted)
     assert found["optimal"].sum() < found["success"].sum() < 150 - found["loops"].sum()
 
 
-def test_going_round_is_the_same_round_twice():
-    """A walk to new cells until `start`, then round and round, for all starts and rounds."""
-    start, period = (x.flatten() for x in np.meshgrid(np.arange(51), np.arange(1, 40)))
-    time = np.arange(51)[:, None]
-    walks = np.where(time < start, time, start + (time - start) % period)
-    found = report.goes_round(torch.tensor(walks))
-    assert found.tolist() == (50 - start >= 2 * period).tolist()
-
-
 def test_scores_by_distance_are_those_of_a_slow_count():
-    rng = np.random.default_rng(0)
-    shortest, success, q_error = rng.integers(1, 61, 300), rng.random(300) < 0.5, rng.random(300)
-    found = dict(success=torch.tensor(success).float(), q_error=torch.tensor(q_error))
+    shortest, success = np.arange(1, 61).repeat(5), np.arange(300) % 7 < 3
+    found = dict(success=torch.tensor(success).float(), q_error=torch.arange(300.0))
     bands = report.by_distance(found, torch.tensor(shortest))
-    assert len(bands) == 6
-    for low in range(1, 61, 10):
-        inside = (low <= shortest) & (shortest <= low + 9)
-        wanted = dict(success=success[inside].mean(), q_error=q_error[inside].mean())
-        assert bands[f"{low}-{low + 9}"] == pytest.approx(wanted | dict(mazes=inside.sum()))
+    assert list(bands) == [f"{low}-{low + 9}" for low in range(1, 61, 10)]
+    for i, band in enumerate(bands.values()):
+        inside = slice(50 * i, 50 * i + 50)
+        wanted = dict(mazes=50, success=success[inside].mean(), q_error=50 * i + 24.5)
+        assert band == pytest.approx(wanted)
 
 
 def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
@@ -149,33 +123,34 @@ def test_the_random_walk_finds_the_goal_as_often_as_its_markov_chain():
 # Mazes: held out, and drawn
 
 
-def test_held_out_mazes_keep_all_their_walls_and_are_the_same_for_every_run():
-    packed = maze.make_mazes(100, 16, seeded())
-    mazes, distance = report.test_set(main.config(), packed)
-    assert torch.equal(maze.pack(mazes.walls), packed)
-    assert torch.equal(distance.long(), to_goal(mazes))
-    at_start = distance.flatten(0, 1).gather(0, mazes.start[None])
+def test_held_out_mazes_keep_their_walls_and_are_the_same_for_every_run():
+    packed, config = maze.make_mazes(100, 16, seeded()), main.config()
+    whole, distance = report.test_set(config, packed)
+    assert torch.equal(maze.pack(whole.walls), packed)
+    at_start = distance.flatten(0, 1).gather(0, whole.start[None])
     assert 1 <= at_start.min() <= 5 and 50 < at_start.max() <= main.MAX_START_DISTANCE
     torch.manual_seed(5)
-    others = main.config() | dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off")
-    assert all(map(torch.equal, report.test_set(others, packed)[0], mazes))
+    others = config | dict(SEED=7, DIFFICULTY=0.2, CURRICULUM="off")
+    assert all(map(torch.equal, report.test_set(others, packed)[0], whole))
+    parts = list(report.test_sets(config, packed, cells=40 * 16**2))  # of many, not all at once
+    assert [len(mazes.goal) for mazes, _ in parts] == [40, 40, 20]
+    assert torch.equal(torch.cat([mazes.walls for mazes, _ in parts], 2), whole.walls)
+    for mazes, away in [(whole, distance), *parts]:
+        assert torch.equal(away.long(), to_goal(mazes))
 
 
 def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
     cache = maze.make_mazes(200, 16, seeded())
     in_perfect = maze.unpack(cache, 16, 16).float().mean()
-    levels = (0.0, 0, 1), (0.5, 0, 1), (1.0, 0, 1), (0.0, 0.4, 0.8), (0.5, 0.4, 0.8), (0.5, 1, 1)
-    for level, main.DIFFICULTY_MIN, main.DIFFICULTY in *levels, (1.0, 0.7, 0.7):
-        mazes, wide = main.draw(cache, 600, level, 30, seeded(2)), main.DIFFICULTY
-        share, wide = mazes.walls.float().mean((0, 1)) / in_perfect, wide - main.DIFFICULTY_MIN
-        assert share.mean().item() == pytest.approx(
-            main.DIFFICULTY_MIN + level * wide / 2, abs=0.06
-        )
-        assert share.std().item() == pytest.approx(level * wide / 12**0.5, abs=0.06)
+    for level, least, most in (0.0, 0, 1), (0.5, 0, 1), (1.0, 0, 1), (0.5, 0.4, 0.8), (0.5, 1, 1):
+        vars(main).update(DIFFICULTY_MIN=least, DIFFICULTY=most)
+        mazes, wide = main.draw(cache, 600, level, 30, seeded(2)), level * (most - least)
+        share = mazes.walls.float().mean((0, 1)) / in_perfect
+        assert share.mean().item() == pytest.approx(least + wide / 2, abs=0.06)
+        assert share.std().item() == pytest.approx(wide / 12**0.5, abs=0.06)
         far = to_goal(mazes).flatten(0, 1).gather(0, mazes.start[None])
         assert 1 <= far.min() and 20 < far.max() <= 30
-    vars(main).update(DIFFICULTY_MIN=1.0, DIFFICULTY=1.0)
-    few = cache[:, :50]
+    few = cache[:, :50]  # of which all walls are kept
     seen = files.fingerprints(maze.pack(main.draw(few, 4000, 1.0, 100, seeded()).walls))
     counts = [seen.count(one) for one in files.fingerprints(few)]
     assert sum(counts) == 4000 and chisquare(counts).pvalue > 1e-6
@@ -187,14 +162,6 @@ def test_draw_keeps_the_share_of_walls_and_uses_the_whole_cache():
 PLAIN = "THINK=False WIDTH=8 TARGET_SYNCS=1 MODEL="
 WINDOW = f"VISION=1 WIDTH=16 SHAPING=manhattan NOVELTY=0.01 {RETURNS}"
 MAP = "VISION=1 MEMORY=map WIDTH=8 BSZ=16 NUM_EPISODES=32 MAX_EP_LENGTH=8"
-
-
-def weights(folder):
-    return load_checkpoint(str(folder / "checkpoint.pt"), "cpu")[0].state_dict()
-
-
-def rows_of(folder):
-    return list(csv.DictReader(open(folder / "metrics.csv")))
 
 
 def noted(monkeypatch, place, name):
@@ -211,15 +178,13 @@ def noted(monkeypatch, place, name):
 
 @pytest.mark.parametrize("agent", KINDS[2::2])
 def test_same_seed_same_weights_bit_for_bit_however_often_it_is_evaluated(quick, agent):
-    agent = ["NUM_EPISODES=96", *agent.split()]
-    changes = dict(first="SEED=0", again="EVAL_EVERY=9", other="SEED=1")
-    for name, change in changes.items():
-        assert runs(quick / name, *agent, change) == 0
-    first, again, other = (weights(quick / name) for name in changes)
-    assert len(rows_of(quick / "again")) <= 2 <= len(rows_of(quick / "first"))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    learned = [name for name in first if name.rpartition(".")[2] not in ("change", "action")]
-    assert not any(torch.equal(first[name], other[name]) for name in learned)
+    weights = []
+    for change in "SEED=0", "EVAL_EVERY=9", "SEED=1":
+        assert runs(quick / "out", *agent.split(), "NUM_EPISODES=96", change) == 0
+        network, _, _ = load_checkpoint(str(quick / "out" / "checkpoint.pt"), "cpu")
+        weights.append(list(network.parameters()))
+    first, again, other = weights
+    assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
 
 
 @pytest.mark.parametrize("curriculum", ["adaptive", "linear", "off"])
@@ -228,7 +193,7 @@ def test_a_run_explores_and_raises_its_level_as_its_constants_say(quick, monkeyp
     exploring quarter; the farthest start goes with the level."""
     walks, asked = noted(monkeypatch, main, "rollout"), noted(monkeypatch, main, "next_level")
     given = f"CURRICULUM={curriculum} CURRICULUM_STEP=0.3 CURRICULUM_SUCCESS=0.6 LR=0.02 "
-    given += "LR_DECAY=0.5 BSZ=128 NUM_EPISODES=1280 MAX_EP_LENGTH=20 EPSILON=0.8 EPSILON_SHAPE=3 "
+    given += "BSZ=128 NUM_EPISODES=1280 MAX_EP_LENGTH=20 EPSILON=0.8 EPSILON_SHAPE=3 "
     given += "DIFFICULTY_MIN=1 UNTIL_PROVED=False"
     assert runs(quick / "out", *given.split()) == 0
     walks = [(*how[3:4], episodes) for how, (episodes, _) in walks if len(how) > 3]
@@ -276,53 +241,15 @@ def test_scores_come_from_held_out_mazes_only(quick, monkeypatch):
             assert float(row["success"]) == 0 and float(row["train_success"]) == 1
 
 
-@pytest.mark.parametrize(
-    "agent",
-    ["MODEL=mlp", f"VISION=1 MEMORY=trail {RETURNS}", MAP, f"{PLAIN}mlp CREDIT=step UNIT=q"],
-)
-@pytest.mark.parametrize(
-    "bsz, updates, syncs, replay",
-    [(32, 6, 1, "off"), (32, 6, 4, "off"), (32, 4, 9, "uniform"), (10, 7, 7, "prioritized")],
-)
-def test_a_run_learns_from_what_the_target_network_sees(
-    quick, monkeypatch, agent, bsz, updates, syncs, replay
-):
-    """Each episode that was walked, or remembered, once; in as many updates and target syncs as it
-    reports. The target is then a copy of the online network, and what was seen is what it sees."""
-    synced, walked = [], noted(monkeypatch, main, "rollout")
-    steps, td_targets = noted(monkeypatch, Adam, "step"), model.td_targets
-    remembered = noted(monkeypatch, Replay, "sample")
-
-    def in_sync(online, target, episodes, *how):
-        assert all(map(torch.equal, online.state_dict().values(), target.state_dict().values()))
-        again = agents.recall(target, episodes, walked[-1][0][-1])
-        steps = torch.arange(episodes.actions.numel())
-        assert torch.allclose(target.q(again, steps), target.q(episodes, steps), atol=1e-5)
-        assert torch.allclose(target.next_value(again), target.next_value(episodes), atol=1e-5)
-        synced.append(episodes.cells)
-        return td_targets(online, target, episodes, *how)
-
-    monkeypatch.setattr(model, "td_targets", in_sync)
-    given = f"{agent} BSZ={bsz} UPDATES={updates} TARGET_SYNCS={syncs} NUM_EPISODES={3 * bsz - 1}"
-    assert runs(quick / "out", *given.split(), f"REPLAY={replay}", "REPLAY_SIZE=40") == 0
-    found = summary_of(quick / "out")
-    assert found["updates"] == len(steps) == 3 * updates and found["episodes"] == 3 * bsz
-    assert len(synced) == 3 * min(syncs, updates)
-    rows = rows_of(quick / "out")
-    assert [int(row["updates"]) for row in rows] == [updates, 2 * updates, 3 * updates]
-    cells = [episodes.cells for how, (episodes, _) in walked if len(how) > 3]
-    cells = [found[1] for _, found in remembered] or cells
-    assert torch.equal(torch.cat(synced, 1), torch.cat(cells, 1))
-
-
 def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypatch):
     sampled, learned = (noted(monkeypatch, Replay, name) for name in ("sample", "set_priority"))
     targets, steps = noted(monkeypatch, model, "td_targets"), noted(monkeypatch, Adam, "step")
-    given = "VISION=1 WIDTH=16 REPLAY=prioritized PRIORITY_BETA=0.2 REPLAY_SIZE=50 TARGET_SYNCS=4"
+    given = "VISION=1 WIDTH=16 REPLAY=prioritized PRIORITY_BETA=0.2 REPLAY_SIZE=50 TARGET_SYNCS=9"
     given = *given.split(), *RETURNS.split(), "NUM_EPISODES=128", "HUBER=0.05"
     assert runs(quick / "out", *given) == 0
     assert [how[3] for how, _ in sampled] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert len(targets) == len(steps) == len(learned) == 16  # a sync, an update: 8 episodes of 32
+    assert summary_of(quick / "out")["updates"] == 16
     for number in range(16):
         *_, index, weight = sampled[number // 4][1]
         own = slice(number % 4 * 8, number % 4 * 8 + 8)
@@ -338,46 +265,13 @@ def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypa
     assert any(found[-1].std() > 0 for _, found in sampled)
 
 
-def test_run_leaves_its_files_and_what_it_says_in_them(trained):
-    proved = trained[0] / "out"
-    saved, rows = summary_of(proved), rows_of(proved)
-    assert saved["config"].keys() == set(main.CONSTANTS)
-    assert [saved[name] for name in ("eval_mazes", "device", "seed")] == [300, "cpu", 0]
-    network, config, _ = load_checkpoint(str(proved / "checkpoint.pt"), "cpu")
-    assert config == saved["config"]
-    assert saved["params"] == sum(x.numel() for x in network.parameters())
-    for name in "env_steps", "updates":
-        assert int(rows[-1][name]) == saved[name]
-    assert 0 < float(rows[0]["seconds"]) < float(rows[-1]["seconds"]) < saved["seconds"]
-    reached = [float(row["seconds"]) for row in rows if float(row["success"]) >= 0.99]
-    assert saved["seconds_to_99"] == reached[0]
-    pictures = proved.with_name("plot.png"), proved / "rollouts.png", proved / "agent.gif"
-    kinds = [path.read_bytes()[:4] for path in pictures]
-    assert kinds == [b"\x89PNG", b"\x89PNG", b"GIF8"]
-
-
-def test_seconds_to_99_end_with_the_first_evaluation_that_is_so_good(quick, monkeypatch):
-    marks = iter([0.6, 0.98, 0.995, *9 * [1.0]])
-
-    def evaluate(network, mazes, distance):
-        return dict.fromkeys(FULL_MARKS, torch.full((len(mazes.goal),), next(marks)))
-
-    monkeypatch.setattr(main, "evaluate", evaluate)
-    assert runs(quick / "out", "NUM_EPISODES=128", "UNTIL_PROVED=False") == 0
-    wanted = float(rows_of(quick / "out")[2]["seconds"])
-    assert summary_of(quick / "out")["seconds_to_99"] == wanted
-
-
 def test_agents_that_do_not_think_are_neither_proved_nor_not(quick, capsys):
     for agent in WINDOW, f"{PLAIN}mlp":
         assert runs(quick / "out", *agent.split(), "NUM_EPISODES=64") == 0
         found = summary_of(quick / "out")
         assert found["wrong_views"] is found["proved"] is found["seconds_to_proof"] is None
         assert found["episodes"] == 64 and "prove" not in capsys.readouterr().out
-    assert runs(quick / "map", *MAP.split()) == 0
-    found, said = summary_of(quick / "map"), capsys.readouterr().out
-    assert found["wrong_views"] > 0 and found["proved"] is False
-    assert said.count("it says Q - V") == 1 and f"{found['wrong_views']:,} of the 65,536" in said
+    assert runs(quick / "map", *MAP.split()) == 0 and summary_of(quick / "map")["proved"] is False
 
 
 # What it says on the way
@@ -393,22 +287,15 @@ def test_progress_says_how_long_still(capsys):
 
 
 def test_watchman_speaks_only_of_a_loss_that_has_risen_and_stays_high():
-    """And does not blame what does not act."""
+    def warning(losses, **own):
+        rows = [dict(loss=loss, level=0.5, success=0.5) for loss in losses]
+        return learning.warning(rows, main.config() | own)
 
-    def history(losses, level=0.5):
-        return [dict(loss=loss, level=level, success=0.5) for loss in losses]
-
-    high = [0.1, 1.5, 1.1, 7]
-    calm = [high[::-1], high[:3], [1, 1.1, 1.2, 1.3, 1.4], [0.1, 8, 0.2, 4, 16], high + [0.1]]
-    calm += [[0.0] * 5, [3.0], [0.0, 0, 1e-9, 1e-6, 1e-5], [1e-9] + [0.01] * 5]
-    for rows in *map(history, calm), history(high[:2]) + history(high[2:], 0.55):
-        assert learning.warning(rows, main.config()) is None
-    for rows in history(high), history([5, 3] + high), history([0.0, 2, 3, 2], 1.0):
-        said = learning.warning(rows, main.config())
-        assert f"from {min(row['loss'] for row in rows):.1e} to {rows[-1]['loss']:.1e}" in said
-        assert said.endswith(f"Usual causes: LR is too high (now {main.LR:g})")
-    said = learning.warning(rows, main.config() | dict(TARGET_SYNCS=4, CREDIT="lambda"))
-    assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA=0.9; try less" in said
+    for calm in [7, 1.1, 1.5, 0.1], [0.1, 1.5, 1.1], [0.1, 8, 0.2, 4, 16], [1e-9, 1e-5] * 3:
+        assert warning(calm) is None
+    said = warning([5, 0.1, 1.5, 1.1, 7], TARGET_SYNCS=4)
+    assert "from 1.0e-01 to 7.0e+00" in said and f"LR is too high (now {main.LR:g})" in said
+    assert "TARGET_SYNCS=4; try 1" in said and "LAMBDA" not in said  # which does not act
 
 
 # Constants
@@ -434,41 +321,27 @@ OWN |= {"VISION=2 MEMORY=map MODEL=attention": ["thinks attention", "map"]}
 def test_the_command_line_beats_the_table_of_agents_beats_the_constants(monkeypatch, arguments):
     """And each command leaves the constants as they stand, even one that fails."""
     assert {kind for kinds in OWN.values() for kind in kinds} >= main.AGENTS.keys()
-    before, wanted = main.config(), main.config()
+    before, wanted, words = main.config(), main.config(), arguments.split()
     for name in OWN[arguments]:
         wanted |= main.AGENTS.get(name, {})
-    for argument in arguments.split():
-        name, _, value = argument.partition("=")
+    for word in words:
+        name, _, value = word.partition("=")
         wanted[name] = type(wanted[name])(value != "False" and value)
-    assert settings_of(monkeypatch, *arguments.split()) == wanted
+    assert settings_of(monkeypatch, *words) == wanted
     for name, value in dict(LR=0.3, HUBER=0.7, UPDATES=3).items():
-        for both in (
-            [f"{name}={value}", *arguments.split()],
-            [*arguments.split(), f"{name}={value}"],
-        ):
+        for both in [f"{name}={value}", *words], [*words, f"{name}={value}"]:
             assert settings_of(monkeypatch, *both) == wanted | {name: value}
-    for wrong in "LR=-1", "X=1":
-        assert main.main([*arguments.split(), "SEED=3", wrong]) == 2
+    assert main.main([*words, "SEED=3", "LR=-1"]) == 2
     assert main.config() == before
     main.GRAD_CLIP = 0.7  # edited in the file
-    assert settings_of(monkeypatch, *arguments.split()) == wanted | dict(GRAD_CLIP=0.7)
-
-
-def test_a_run_says_which_constants_are_not_those_of_the_file(quick, capsys):
-    assert runs(quick / "out", "MODEL=cnn", "NUM_EPISODES=32", "SEED=0") == 0
-    said = capsys.readouterr().out.split("set by this kind of agent or by you: ")[1].split("\n")[0]
-    config = summary_of(quick / "out")["config"]
-    wanted = [f"{name}={config[name]}" for name in config if config[name] != main.WRITTEN[name]]
-    assert said.split() == wanted and {"WIDTH=24", "LR=0.005", "BSZ=32"} <= set(wanted)
+    assert settings_of(monkeypatch, *words) == wanted | dict(GRAD_CLIP=0.7)
 
 
 def test_every_constant_can_be_given_and_keeps_its_type(monkeypatch):
     before = main.config()
-    assert len(before) > 40 and not {"HELD_OUT_SEED", "AGENTS"} & before.keys()
     given = [f"{name}={value}" for name, value in before.items()]
-    assert settings_of(monkeypatch, *given) == before
+    assert len(before) > 40 and settings_of(monkeypatch, *given) == before
     given = "SEED=3 LR=1 RESUME=false PROFILE=0 MODEL=cnn NUM_EPISODES=1e6 BSZ=2_048 OUT_DIR=a=b"
     found = settings_of(monkeypatch, *given.split())
     values = [found[argument.partition("=")[0]] for argument in given.split()]
-    wanted = [3, 1.0, False, False, "cnn", 1_000_000, 2048, "a=b"]
-    assert values == wanted and [*map(type, values)] == [*map(type, wanted)]
+    assert repr(values) == "[3, 1.0, False, False, 'cnn', 1000000, 2048, 'a=b']"

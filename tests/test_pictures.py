@@ -1,14 +1,14 @@
 """The pictures show what they say that they show."""
 
-import copy
+import functools
 
 import numpy as np
 import pytest
 import reference
 import torch
-from PIL import Image
-from reference import drawn
-from test_runs import exact, quick, runs, summary_of  # noqa: F401
+from PIL import Image, ImageSequence
+from reference import drawn, to_goal
+from test_runs import exact
 
 import main
 import maze
@@ -24,54 +24,46 @@ def figures(monkeypatch):
     return saved
 
 
-def history(n=4, **last):
-    """Rows of a run; each name has numbers of its own."""
-    names = "episodes seconds level loss grad_norm epsilon learning_rate success q_error q_bias"
-    names = [*names.split(), "train_success", "wrong_views"]
-    rows = [{name: 10.0 * i + k + 1 for k, name in enumerate(names)} for i in range(n)]
-    rows[-1].update(last)
-    return rows
+SHOWN = {
+    "held-out mazes": "success",
+    "training mazes": "train_success",
+    "q_error: mean |Q - Q*|": "q_error",
+    "mean Q - Q*, where over": "q_bias",
+    "loss (Huber, over HUBER)": "loss",
+    "norm of the gradient": "grad_norm",
+    "epsilon, mean": "epsilon",
+    "curriculum level: walls and distances": "level",
+    "learning rate / LR": "learning_rate",
+}
+NAMES = ["episodes", "wrong_views", *SHOWN.values()]
+HISTORY = [{name: 10.0 * i + k + 1 for k, name in enumerate(NAMES)} for i in range(4)]
+HISTORY[3]["wrong_views"] = 0
 
 
 def test_the_plot_of_a_run_shows_each_column_under_its_name(figures):
-    rows = history(wrong_views=0)
-    rows[1]["q_bias"] = -3.0
     bands = {"1-10": dict(mazes=3, success=0.5), "11-20": dict(mazes=2, success=1.0)}
-    config = main.config() | dict(LR=0.5)
     known = dict(random_walk=0.125, by_distance=bands)
-    pictures.course("plot.png", dict(history=rows), config, known)
-    pictures.course("plot.png", dict(history=history(wrong_views=None)), config)
+    pictures.course("plot.png", dict(history=HISTORY), main.config() | dict(LR=1.0), known)
     axes = figures[0].axes
-    x = [row["episodes"] / 1000 for row in rows]
+    x = [row["episodes"] / 1000 for row in HISTORY]
     lines = {line.get_label(): line for axis in axes for line in axis.lines}
-    shown = (
-        "held-out mazes:success;training mazes:train_success;q_error: mean |Q - Q*|:q_error;"
-        "loss (Huber, over HUBER):loss;norm of the gradient:grad_norm;epsilon, mean:epsilon;"
-        "curriculum level: walls and distances:level;learning rate / LR:learning_rate"
-    )
-    for label, _, name in (part.rpartition(":") for part in shown.split(";")):
-        scale = 0.5 if name == "learning_rate" else 1
+    for label, name in SHOWN.items():
         assert lines[label].get_xdata() == pytest.approx(x), label
-        assert lines[label].get_ydata() == pytest.approx([row[name] / scale for row in rows]), label
-    bias = np.array([row["q_bias"] for row in rows])
-    for sign, name in (1, "mean Q - Q*, where over"), (-1, "mean Q* - Q, where under"):
-        shown = np.array(lines[name].get_ydata(), float)
-        assert np.array_equal(shown, np.where(sign * bias > 0, sign * bias, np.nan), True)
+        assert lines[label].get_ydata() == pytest.approx([row[name] for row in HISTORY]), label
+    assert np.isnan(lines["mean Q* - Q, where under"].get_ydata()).all()
     assert list(lines["random walk"].get_ydata()) == [0.125, 0.125]
     (bars,) = [axis.patches for axis in axes if "Success by steps" in axis.get_title()]
     assert [bar.get_height() for bar in bars] == [0.5, 1.0]
     (wrong,) = [axis for axis in axes if "Wrong views" in axis.get_title()]
-    assert list(wrong.lines[0].get_ydata()) == [row["wrong_views"] for row in rows]
+    assert list(wrong.lines[0].get_ydata()) == [row["wrong_views"] for row in HISTORY]
     (star,) = [line for line in wrong.lines if line.get_marker() == "*"]
     assert (list(star.get_xdata()), list(star.get_ydata())) == ([x[-1]], [0])
-    assert not any("Wrong views" in axis.get_title() for axis in figures[1].axes)
 
 
 def test_the_plot_speaks_of_a_proof_only_where_there_is_one(figures):
     """Not where LOOKS ends the thinking; and on a map no more than the planner is proved."""
-    rows = dict(history=history(wrong_views=0))
     for own, claims in ({}, True), (dict(LOOKS=5), False), (dict(VISION=2, MEMORY="map"), False):
-        pictures.course("plot.png", rows, main.config() | own)
+        pictures.course("plot.png", dict(history=HISTORY), main.config() | own)
         said = [text.get_text() for axis in figures[-1].axes for text in axis.texts]
         assert any("every" in text for text in said) == claims, own
 
@@ -84,14 +76,12 @@ def test_arrows_lead_a_step_nearer_and_walks_are_drawn_where_they_went(figures):
     cells[:, 1] = cells[0, 1]  # one that never moves
     pictures.walks("walks.png", mazes, cells, away + 3, distance, int(distance.max()) + 3)
     axis = figures[0].axes[0]
-    board = [np.full((11, 11), -1) for _ in range(5)]
-    for i, goal in enumerate(mazes.goal):
-        board[i][1:-1, 1:-1] = reference.distances(mazes.walls[..., i].numpy(), int(goal))
-    board = np.concatenate(board, 1)
+    board = np.pad(to_goal(mazes), ((1, 1), (1, 1), (0, 0)), constant_values=-1)
+    board = np.concatenate(list(np.moveaxis(board, 2, 0)), 1)
     shown = np.asarray(axis.images[0].get_array().filled(np.nan))
     for part, more in (shown[:11], 3), (shown[11:], 0):  # what the agent thinks, and what is exact
-        inside = board > 0
-        assert np.array_equal(part[inside], board[inside] + more) and (part[board < 0] < 0).all()
+        assert np.array_equal(part[board > 0], board[board > 0] + more)
+        assert (part[board < 0] < 0).all()
     arrows = [each for each in axis.collections if hasattr(each, "U")]
     assert [len(each.U) for each in arrows] == [(board > 0).sum()] * 2
     for row, each in enumerate(arrows):
@@ -103,17 +93,12 @@ def test_arrows_lead_a_step_nearer_and_walks_are_drawn_where_they_went(figures):
     said = [text.get_text() for text in axis.texts]
     assert said == ["FAILED" if i == 1 else f"{n} steps" for i, n in enumerate(steps)]
     ways = [line for line in axis.lines if line.get_linewidth() == 2 and len(line.get_xdata()) > 1]
-    for i, way in enumerate(ways):
+    stars = [line.get_xydata()[0] for line in axis.lines if line.get_marker() == "*"]
+    for i, (way, goal) in enumerate(zip(ways, mazes.goal.tolist(), strict=True)):
         x, y = way.get_xdata() - 1 - 11 * i, way.get_ydata() - 1
         assert (y * 9 + x).tolist() == cells[:, i].tolist()
-    stars = [line for line in axis.lines if line.get_marker() == "*"]
-    goals = [
-        (g // 9 + 1 + 11 * row, g % 9 + 1 + 11 * i)
-        for i, g in enumerate(mazes.goal.tolist())
-        for row in range(2)
-    ]
-    found = [(int(star.get_ydata()[0]), int(star.get_xdata()[0])) for star in stars]
-    assert sorted(found) == sorted(goals)
+        x, y = goal % 9 + 1 + 11 * i, goal // 9 + 1
+        assert [star.tolist() for star in stars[2 * i : 2 * i + 2]] == [[x, y], [x, y + 11]]
 
 
 def test_the_picture_of_the_weights_shows_each_where_its_cell_is(figures):
@@ -128,11 +113,10 @@ def test_the_picture_of_the_weights_shows_each_where_its_cell_is(figures):
 
 def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(monkeypatch):
     """The early agent goes astray from half of the starts, the one at the end from three."""
-    drawn_by, mazes = {}, drawn(300, 12)
+    shown, mazes = {}, drawn(300, 12)
     for name in "walks", "thinking":
-        monkeypatch.setattr(
-            pictures, name, lambda path, *found, name=name: drawn_by.update({name: (path, *found)})
-        )
+        note = functools.partial(lambda name, path, *found: shown.update({name: found}), name)
+        monkeypatch.setattr(pictures, name, note)
     early, agent = exact(), exact()
     early.action[:] = 0  # it goes up
     distance, record = maze.distances(mazes.walls, mazes.goal), dict(early=early.state_dict())
@@ -142,19 +126,18 @@ def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(mo
     failed = [7, 21, 290]
     scores["success"][failed] = 0.0
     given = main.config(), main.evaluate, main.rollout
-    report.show_agent(agent, copy.copy(record), mazes, distance, scores, *given)
-    _, few, cells, away, exactly, farthest = drawn_by["walks"]
+    report.show_agent(agent, record, mazes, distance, scores, *given)
+    few, cells, away, exactly, farthest = shown["walks"]
     prints = files.fingerprints(maze.pack(mazes.walls))
     numbers = [prints.index(one) for one in files.fingerprints(maze.pack(few.walls))]
-    assert len(set(prints)) == 300 and torch.equal(few.goal, mazes.goal[numbers])
     assert sorted(numbers[:3]) == failed and len(numbers) == 5
-    assert not early_success[numbers[3:]].any()
+    assert not early_success[numbers[3:]].any() and torch.equal(few.goal, mazes.goal[numbers])
     assert torch.equal(exactly, distance[..., numbers])
     assert farthest == maze.shortest(few, exactly).max()
     right = -1 - maze.optimal_q(few, exactly)
     finite = right.isfinite() & (exactly > 0)
     assert torch.equal(away[finite], right[finite])
-    _, _, rows, _ = drawn_by["thinking"]
+    _, rows, _ = shown["thinking"]
     assert [title for title, *_ in rows] == ["after 32 episodes", "after 99,000 episodes"]
     assert torch.equal(rows[1][2], cells) and not torch.equal(rows[0][2], cells)
     looks = [value.clone() for value, _ in rows[1][1]]  # V after k looks is -min(k, d)
@@ -184,29 +167,20 @@ def test_the_film_shows_the_values_then_the_way_of_the_agent(tmp_path):
     pictures.thinking(str(path), mazes, [("one", looks, cells), ("two", [], cells[:1])], 4)
     colors = [tuple(bytes.fromhex(color)) for color in pictures.COLORS.split()]
     is_open, wall, goal, agent, trail = colors
-    film = Image.open(path)
-    assert film.n_frames >= 8
-    frames = []
-    for number in range(film.n_frames):
-        film.seek(number)
-        pixels = np.array(film.convert("RGB"))
+    places, shades = [], []
+    for frame in ImageSequence.Iterator(Image.open(path)):
+        pixels = np.array(frame.convert("RGB"))
         assert pixels.shape == (2 * (16 + 3 * 8), 8 * 8, 3)
-        boards = pixels[:40], pixels[40:]
-        rows = [board[16 + 8 + 4, 4::8] for board in boards]
-        frames.append([[tuple(pixel.tolist()) for pixel in row] for row in rows])
-        assert all(row[0] == row[-1] == wall for row in frames[-1])
-    places = []
-    for first, second in frames:
-        assert first.count(agent) == 1 and second[1] == agent and second[5] == goal
-        assert set(second[2:5] + second[6:7]) == {is_open}
-        places.append(first.index(agent) - 1)
-        assert first[5] == (agent if places[-1] == 4 else goal)
-        assert first[1 : 1 + places[-1]] == [trail] * places[-1]
+        first, second = ([tuple(x) for x in pixels[y, 4::8].tolist()] for y in (28, 68))
+        assert second == [wall, agent, is_open, is_open, is_open, goal, is_open, wall]
+        place = first.index(agent) - 1
+        assert first.count(agent) == 1 and first[0] == first[-1] == wall
+        assert first[5] == (agent if place == 4 else goal)
+        assert first[1 : 1 + place] == [trail] * place
+        places.append(place)
+        shades.append(len({*first[2:5]}))
     assert places == sorted(places) and set(places) == {0, 1, 2, 3, 4}
-    shades = [row[2:5] for (row, _), place in zip(frames, places) if place == 0]
-    assert (
-        len(set(shades[0])) == 1 and len(set(shades[-1])) == 3
-    )  # near and far, once it has thought
+    assert shades[0] == 1 and shades[places.index(1) - 1] == 3  # near and far, once it has thought
 
 
 def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
@@ -215,38 +189,3 @@ def test_the_film_of_large_mazes_and_long_walks_has_few_small_frames():
     film = pictures.frames(mazes, [("one", looks, mazes.start.expand(1001, -1))], 1000)
     frames = [frame.size for frame in film]
     assert 200 < len(frames) < 300 and set(frames) == {(5 * 130, 130 + 16)}
-
-
-def test_large_sets_of_mazes_are_walked_in_parts(quick, monkeypatch):
-    """Of a run: the picture shows those of the part with most failures."""
-    packed, config = (
-        maze.make_mazes(40, 9, torch.Generator().manual_seed(1)),
-        main.config() | dict(GRID=9),
-    )
-    whole, parts = report.test_set, list(report.test_sets(config, packed, 1300))
-    assert [len(mazes.goal) for mazes, _ in parts] == [16, 16, 8]
-    walls = torch.cat([mazes.walls for mazes, _ in parts], 2)
-    assert torch.equal(walls, maze.unpack(packed, 9, 9))
-    for mazes, distance in parts:
-        assert torch.equal(distance, maze.distances(mazes.walls, mazes.goal))
-        assert (maze.shortest(mazes, distance) > 0).all()
-    shown, walked, evaluate, sets = [], [], main.evaluate, report.test_sets
-
-    def noting(network, mazes, *how):
-        walked.append((mazes, evaluate(network, mazes, *how)))
-        return walked[-1][1]
-
-    monkeypatch.setattr(main, "evaluate", noting)
-    assert all(map(torch.equal, next(sets(config, packed))[0], whole(config, packed)[0]))
-    monkeypatch.setattr(pictures, "walks", lambda path, mazes, *_: shown.append(mazes))
-    monkeypatch.setattr(report, "test_sets", lambda *given: sets(*given, cells=64 * 6))
-    monkeypatch.setattr(main, "build", lambda settings: exact())
-    assert runs(quick / "out", "MODEL=linear", "EVAL_MAZES=16") == 0
-    found = summary_of(quick / "out")
-    assert sum(band["mazes"] for band in found["by_distance"].values()) == 16
-    assert found["success"] == found["optimal"] > 0.5 and len(shown[0].goal) == 5
-    success = [scores["success"].mean().item() for _, scores in walked[1:4]]  # held-out mazes
-    worst, _ = walked[1 + success.index(min(success))]
-    assert len({*success}) > 1
-    pictured, there = (files.fingerprints(maze.pack(x.walls)) for x in (shown[0], worst))
-    assert {*pictured} <= {*there}

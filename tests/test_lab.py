@@ -85,7 +85,8 @@ def test_chance_of_a_random_walk_is_that_of_all_walks():
 
 
 def test_news_reaches_as_far_as_king_steps_say():
-    """With small positive weights nothing cancels, and walls stay without a state: Q differs just where news of either goal arrives."""
+    """With small positive weights nothing cancels, and walls stay without a state: Q differs just
+    where news of either goal arrives."""
     mazes, _ = mazes_of(12, 9)
     torch.manual_seed(0)
     for rounds in 1, 3, 6:
@@ -121,16 +122,14 @@ def test_way_is_known_where_all_others_end_in_sight():
     mazes, distance = mazes_of(2, 8)
     needs = reach.way_is_known(mazes)
     for lane in range(2):
-        tree = nx.grid_graph((8, 8)).subgraph(
-            map(tuple, (~mazes.walls[..., lane]).nonzero().tolist())
-        )
+        is_open = map(tuple, (~mazes.walls[..., lane]).nonzero().tolist())
+        tree = nx.grid_graph((8, 8)).subgraph(is_open)
         goal = divmod(mazes.goal[lane].item(), 8)
         for here in tree:
             if here == goal:
                 continue
-            one = mazes.select(torch.tensor([lane]))._replace(
-                goal=torch.tensor([here[0] * 8 + here[1]])
-            )
+            cell = torch.tensor([here[0] * 8 + here[1]])
+            one = mazes.select(torch.tensor([lane]))._replace(goal=cell)
             king = reach.king_steps(one)[..., 0]  # from here, as well as to here
             onward = nx.shortest_path(tree, here, goal)[1]
             rest = tree.subgraph(set(tree) - {onward})

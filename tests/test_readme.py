@@ -113,6 +113,18 @@ def test_the_kills():
     assert f"{other} ended with other weights" in TEXT
 
 
+def test_what_is_seen():
+    lines = re.search(r"ends like this:\n\n((?:    .*\n)+)", README)[1].splitlines()
+    mazes, batches = f"{main.EVAL_MAZES:,} mazes", table("perfect-mlp")["batches to the proof"]
+    assert f"  {int(batches['median']) * main.BSZ:,} episodes  " in lines[0]
+    assert lines[0].endswith("success 1.000  wrong views 0") and len(lines) == 5
+    assert lines[1] == f"    walking {mazes} that it has never seen, and drawing pictures"
+    assert f"on {mazes} it has never seen: success 1.0000, optimal 1.0000, spl 1.0000" in lines[2]
+    assert lines[3].startswith("    proved: of the 65,536 different things that a cell can see")
+    least, most = re.findall(r"[\d.]+\d", table("seconds")["`python main.py`"]["seconds"])[1:]
+    assert float(least) - 1 < float(lines[4].split()[0]) < float(most) + 1
+
+
 def test_sentences():
     seconds = table("seconds")
     default, yardstick = seconds["`python main.py`"], seconds[f'`python -c "{IMPORTS}"`']

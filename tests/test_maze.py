@@ -72,6 +72,8 @@ WORLDS += [
 ]
 WORLDS += [reference.random_mazes(30, *shape, share=0.2) for shape in ((23, 4), (1, 12), (12, 1))]
 WORLDS += [reference.random_mazes(30, 1, 1)]
+LONG = torch.from_numpy(reference.serpentine(61))[..., None].expand(-1, -1, 30)  # 1,900 steps
+WORLDS += [maze.Mazes(LONG, torch.zeros(30).long(), torch.full((30,), 3720))]
 
 
 @pytest.mark.parametrize("mazes", WORLDS, ids=lambda mazes: "x".join(map(str, mazes.walls.shape)))

@@ -241,6 +241,14 @@ def test_scores_come_from_held_out_mazes_only(quick, monkeypatch):
             assert float(row["success"]) == 0 and float(row["train_success"]) == 1
 
 
+def test_each_episode_is_learned_from_once_where_updates_do_not_divide_a_batch(quick, monkeypatch):
+    walked, learned = noted(monkeypatch, main, "rollout"), noted(monkeypatch, model, "td_targets")
+    given = "BSZ=10 UPDATES=7 TARGET_SYNCS=3 NUM_EPISODES=19".split()
+    assert runs(quick / "out", *given) == 0 and summary_of(quick / "out")["episodes"] == 20
+    cells = [episodes.cells for how, (episodes, _) in walked if len(how) > 3]
+    assert torch.equal(torch.cat([how[2].cells for how, _ in learned], 1), torch.cat(cells, 1))
+
+
 def test_a_run_weighs_what_it_remembers_and_remembers_the_errors(quick, monkeypatch):
     sampled, learned = (noted(monkeypatch, Replay, name) for name in ("sample", "set_priority"))
     targets, steps = noted(monkeypatch, model, "td_targets"), noted(monkeypatch, Adam, "step")

@@ -216,7 +216,7 @@ def end_of_run(reporter, network, record, packed, evaluate, rollout):
     attempt(path, write_summary, path, summary, record)
     say(
         f"{summary['seconds']:.1f} s in all; see {plot_file} and {settings['OUT_DIR']}/: "
-        "rollouts.png, agent.gif, checkpoint.pt, csv, summary.json"
+        "rollouts.png, agent.gif, checkpoint.pt, metrics.csv, summary.json"
     )
     return stopped
 

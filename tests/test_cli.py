@@ -207,6 +207,8 @@ def test_commands_for_a_run_and_for_a_proof(tmp_path):
     run = started(tmp_path, *SETTINGS)
     out, err = run.communicate(timeout=100)
     assert run.returncode == 0 and not err and "see out/training_plot.png and out/" in out
+    named = out.splitlines()[-1].partition("and out/: ")[2].split(", ")
+    assert len(named) == 5 and all((tmp_path / "out" / name).exists() for name in named), named
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"checkpoint.pt", "metrics.csv", "mazes.npz", "training_plot.png"} <= written

@@ -51,8 +51,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
     lane = torch.arange(n, device=device)
     offsets = [-2 * width * n, 2 * width * n, -2 * n, 2 * n]  # to the room above, below, ...
     offset = torch.tensor(offsets, device=device)[:, None]
-    # Which of the four neighbours are free, as bits, and a throw of a twelve-sided die, fair among
-    # 1, 2, 3 or 4, say where to go; 0: climb back.
+    # Free neighbours, as bits, and a throw of 12, fair among 1 to 4, say where to go; 0: back.
     free = [[to for a, to in enumerate(offsets) if bits >> a & 1] or [0] for bits in range(16)]
     enter = torch.tensor([to[throw % len(to)] for to in free for throw in range(12)], device=device)
     climb = torch.where(enter != 0, n, -n)

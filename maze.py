@@ -51,7 +51,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
     lane = torch.arange(n, device=device)
     offsets = [-2 * width * n, 2 * width * n, -2 * n, 2 * n]  # to the room above, below, ...
     offset = torch.tensor(offsets, device=device)[:, None]
-    # Free neighbours, as bits, and a throw of 12, fair among 1 to 4, say where to go; 0: back.
+    # Where a throw leads: a die of twelve sides is fair among 1, 2, 3 or 4 ways; 0: climb back.
     free = [[to for a, to in enumerate(offsets) if bits >> a & 1] or [0] for bits in range(16)]
     enter = torch.tensor([to[throw % len(to)] for to in free for throw in range(12)], device=device)
     climb = torch.where(enter != 0, n, -n)

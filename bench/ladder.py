@@ -126,7 +126,7 @@ def own_layers(settings):
 
 
 # What is tuned, in this order, by which factors.
-TRIED = ("LR", (1, 1 / 3, 3)), ("HUBER", (1, 10)), ("UPDATES", (1, 4))
+TRIED = ("LR", (1 / 3, 3)), ("HUBER", (10,)), ("UPDATES", (4,))
 # What is added, the constants, what is built in place of them.
 RUNGS = (
     ("16 convolutions, each with weights of its own; one-step TD", f"{CNN} {DQN}", own_layers),
@@ -162,20 +162,21 @@ def on_the_way(history):
 
 def tuned(words, make, episodes, given):
     """The best LR, then HUBER, then UPDATES, KEY=VALUE, in short runs with another seed."""
+    short = [f"NUM_EPISODES={max(1024, episodes // 3)} SEED=7", *given]
+
+    def score(trial):
+        own = [f"{key}={value}" for key, value in trial.items()]
+        return one_run(words, make, [*short, *own])[:2]
+
     with constants(words):
         best = {name: vars(main)[name] for name, _ in TRIED}
-    short, best_score = [f"NUM_EPISODES={max(1024, episodes // 3)} SEED=7"], None
+    best_score = score(best)
     for name, factors in TRIED:
-        if best_score is not None and best_score[0] == 1:  # nothing can be better
-            break
         middle = best[name]
-        for factor in factors:
+        for factor in factors if best_score[0] < 1 else ():  # 1 is the most there is
             trial = best | {name: type(middle)(middle * factor)}
-            given_now = [*short, *given, *(f"{key}={value}" for key, value in trial.items())]
-            if best_score is None or factor != 1:
-                score = one_run(words, make, given_now)[:2]
-                if best_score is None or score > best_score:
-                    best, best_score = trial, score
+            if (found := score(trial)) > best_score:
+                best, best_score = trial, found
     return [f"{key}={value}" for key, value in best.items()]
 
 

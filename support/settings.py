@@ -148,16 +148,15 @@ def check(settings):
     rules += [
         (name, lambda x, few=few: x in few, " or ".join(few)) for name, few in CHOICES.items()
     ]
-    most = s["DIFFICULTY"], s["GRID"] - 1, s["BSZ"]
     rules += [
-        ("DIFFICULTY_MIN", lambda x: x <= most[0], f"at most DIFFICULTY={most[0]}"),
-        ("VISION", lambda x: 0 <= x <= most[1], f"from 0 to {most[1]}"),
+        ("DIFFICULTY_MIN", lambda x: x <= s["DIFFICULTY"], f"at most DIFFICULTY={s['DIFFICULTY']}"),
+        ("VISION", lambda x: 0 <= x < s["GRID"], f"from 0 to {s['GRID'] - 1}"),
         ("OUT_DIR", lambda x: x, "the name of a folder"),
         ("PLOT_EVERY", lambda x: x > 0, "a number of seconds over 0"),
         (
             "UPDATES",
-            lambda x: x <= most[2],
-            f"at most {most[2]}, as BSZ={s['BSZ']}: each learns from episodes of its own",
+            lambda x: x <= s["BSZ"],
+            f"at most {s['BSZ']}, as BSZ={s['BSZ']}: each learns from episodes of its own",
         ),
         ("PLOT_FILE", lambda x: not x or can_be_file(x, s), "a file in a folder that exists"),
     ]

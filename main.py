@@ -16,13 +16,13 @@ import math
 import sys
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import smooth_l1_loss
 
 import maze
 import model
 from maze import Mazes
 from model import Episodes
-from support import files, mazefile, processes, report, settings
+from support import files, mazefile, process, report, settings
 from support.agents import build, recall
 from support.learning import Adam, Learner, Replay, minibatches, stop_if_not_finite
 
@@ -114,15 +114,13 @@ AGENTS = {
 }
 # fmt: on
 
-CONSTANTS = [name for name in globals() if name.isupper() and name not in settings.OTHERS]
+# The constants, as they stand above.
+WRITTEN = {k: v for k, v in globals().items() if k.isupper() and not isinstance(v, dict)}
 
 
 def config() -> dict:
     """Every constant with its present value."""
-    return {name: globals()[name] for name in CONSTANTS}
-
-
-WRITTEN = config()  # the constants as they stand above
+    return {name: globals()[name] for name in WRITTEN}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -143,14 +141,13 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
     # Shuffled, so that every update learns from all kinds of exploration.
     order = torch.randperm(BSZ, generator=generator, device=device)
     epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
-    least_exploring = order < max(1, BSZ // 4)
+    quarter = max(1, BSZ // 4)
     batches = math.ceil(NUM_EPISODES / BSZ)
     level = float(CURRICULUM == "off")
     record = dict(batch=0, level=level, env_steps=0, history=[], proved=False, began=started)
     if RESUME:
         record = files.resume(f"{OUT_DIR}/checkpoint.pt", config(), learner, started)
-    path = f"{OUT_DIR}/{MAZE_CACHE_FILE}"
-    cache = files.load_cache(path, MAZE_CACHE_SIZE, GRID, SEED, device)
+    cache = files.load_cache(f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device)
     held_out = files.make_held_out(EVAL_MAZES, GRID, cache)
     some = torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1)
     sample = report.test_set(config(), some)
@@ -167,25 +164,23 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
         stop_if_not_finite(config(), losses, grad_norms, *online.parameters())
 
         away = episodes.cells != episodes.mazes.goal
-        counts = away[:-1].sum(), (~away[-1] & least_exploring).sum(), least_exploring.sum()
-        steps, arrived, tried = torch.stack(counts).tolist()
-        level = next_level(record["level"], (batch + 1) / batches, arrived / tried)
+        record["env_steps"] += int(away[:-1].sum())
+        arrived = int((~away[-1] & (order < quarter)).sum())  # of the least exploring
+        level = next_level(record["level"], (batch + 1) / batches, arrived / quarter)
         evaluating = batch % EVAL_EVERY == 0
         wrong = report.wrong_views(online)
         proved = evaluating and wrong == 0 and LOOKS == 0
         ended = batch + 1 == batches or (UNTIL_PROVED and proved)
         stopped = 0 if ended else asked_to_stop()
-        steps, last = steps + record["env_steps"], ended or stopped
-        record.update(batch=batch + 1, env_steps=steps, level=level, proved=proved, stopped=stopped)
-        if evaluating or last:
+        record.update(batch=batch + 1, level=level, proved=proved, stopped=stopped)
+        if evaluating or ended or stopped:
             scores = evaluate(online, *sample)
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
-            row = report.row(config(), record, optimizer.lr, scores, means, wrong)
-            record["history"].append(row)
+            record["history"] += [report.row(config(), record, optimizer.lr, scores, means, wrong)]
             record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
             if reporter:
                 reporter.evaluated(learner, record)
-        if last:
+        if ended or stopped:
             break
     return online, record, cache, held_out
 
@@ -212,13 +207,13 @@ def next_level(level: float, share_done: float, success: float) -> float:
 
 
 @torch.no_grad()
-def rollout(network, mazes: Mazes, steps: int, epsilon=None, generator=None, farthest=None):
-    """Walks every maze for `steps` steps, greedily but for random actions with chance epsilon (B,).
+def rollout(network, mazes: Mazes, length: int, epsilon=None, generator=None, farthest=None):
+    """Walks `length` steps in each maze, greedily but for random actions with chance epsilon (B,).
 
     Returns the `Episodes`, and the `sight` that it had of the mazes (see support/agents.py).
     """
-    sight, shape = network.begin(mazes, farthest), (steps, len(mazes.goal))
-    # (steps, B): a random action, 0..3, with chance epsilon; else 4, the greedy one.
+    sight, shape = network.begin(mazes, farthest), (length, len(mazes.goal))
+    # (length, B): a random action, 0..3, with chance epsilon; else 4, the greedy one.
     choices = torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
     if epsilon is not None:
         dice = torch.rand(shape, generator=generator, device=mazes.goal.device)
@@ -241,15 +236,15 @@ def with_rewards(mazes: Mazes, cells, actions, seen) -> Episodes:
 
 
 @torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, steps=None, cells=2**18):
+def evaluate(network, mazes: Mazes, distance, length=None, cells=2**18):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
-    distance (H, W, B): the exact one. steps: MAX_EP_LENGTH if not given. cells: to do at once.
+    distance (H, W, B): the exact one. length: MAX_EP_LENGTH if not given. cells: to do at once.
     """
     scores, chunk = [], max(1, cells // distance[..., 0].numel())
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
-        episodes, sight = rollout(network, part, steps or MAX_EP_LENGTH)
+        episodes, sight = rollout(network, part, length or MAX_EP_LENGTH)
         exact = maze.optimal_q(part, d, GAMMA, STEP_REWARD, GOAL_REWARD)
         if UNIT == "advantage":
             exact = exact - exact.amax(0)
@@ -296,7 +291,7 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
             action, wanted, weigh = (x[:, some].flatten()[steps] for x in by_step)
             error = online.q(part.select(some), steps).gather(0, action[None])[0] - wanted
             # Huber's loss over HUBER, so that its slope is at most 1.
-            loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
+            loss = smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
             results.append(optimizer.step(loss * weigh))
             if replay:
                 replay.set_priority(index[lanes][some], steps, error.detach())
@@ -310,13 +305,20 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
 
 def run():
     """Trains, and reports. Returns the exit status: 0, or that of a signal (128 + its number)."""
-    device = processes.pick_device(DEVICE, THREADS)
-    with processes.lock(OUT_DIR), processes.stop_on_signal() as asked_to_stop:
+    device = process.pick_device(DEVICE, THREADS)
+    with process.lock(OUT_DIR), process.stop_on_signal() as asked_to_stop:
         reporter = files.Reporter(config(), WRITTEN)
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
-        packed = held_out, cache[:, : math.ceil(EVAL_MAZES / 4)]
-        status = report.end_of_run(reporter, network, record, packed, evaluate, rollout)
-        return status or asked_to_stop()
+        unseen = report.test_sets(config(), held_out)
+        known = report.test_sets(config(), cache[:, : math.ceil(EVAL_MAZES / 4)])
+        unseen = ((*part, evaluate(network, *part)) for part in unseen)
+        known = (evaluate(network, *part) for part in known)
+        summary, few = report.figures(reporter, network, record, unseen, known)
+        early = copy.deepcopy(network)
+        early.load_state_dict(record["early"])
+        walks = [(agent, *rollout(agent, few, MAX_EP_LENGTH)) for agent in (early, network)]
+        report.end_of_run(reporter, record, summary, few, walks)
+        return record["stopped"] or asked_to_stop()
 
 
 def main(arguments: list[str], began=None) -> int:
@@ -328,16 +330,18 @@ def main(arguments: list[str], began=None) -> int:
         globals().update(settings.of_run(before, AGENTS, given), started=began)
         settings.check(config())
         if verb == "train":
-            return processes.profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
+            return process.profiled(run, f"{OUT_DIR}/training_stats") if PROFILE else run()
         mazes = [one for path in paths for one in mazefile.read(path, **told)]
-        device = processes.pick_device(DEVICE, THREADS)
+        device = process.pick_device(DEVICE, THREADS)
         network, own, _ = files.load_checkpoint(CHECKPOINT or f"{OUT_DIR}/checkpoint.pt", device)
         if verb == "prove":
             return report.prove(network)
-        mazefile.solve(mazes, network, own, rollout, f"{OUT_DIR}/solved.png")
+        batches = mazefile.side_by_side(mazes, device)
+        walks = (rollout(network, *batch) for batch in batches.values())
+        mazefile.show(mazes, batches, walks, own, f"{OUT_DIR}/solved.png")
 
     try:
-        return processes.exit_status(command, config, verb)
+        return process.exit_status(command, config, verb)
     finally:
         globals().update(before)
 

@@ -25,7 +25,7 @@ import main
 import maze
 import model
 from support import report
-from support.processes import UserError
+from support.process import UserError
 
 ROWS = {
     "cnn, 10x10": "MODEL=cnn GRID=10",

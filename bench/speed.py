@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import main
 import maze
 import model
-from support import agents, files, processes, report, settings
+from support import agents, files, process, report, settings
 from support.learning import Adam
 
 
@@ -113,7 +113,7 @@ def run(arguments):
     try:
         vars(main).update(settings.of_run(before, main.AGENTS, arguments))
         settings.check(main.config())
-        device = processes.pick_device(main.DEVICE, main.THREADS)
+        device = process.pick_device(main.DEVICE, main.THREADS)
         agent = proved_agent(device)
         print(f"on {device}, {torch.get_num_threads()} threads; {main.BSZ:,} episodes a batch\n")
         default, perfect = (stages(agent, device, *how) for how in ((0.2, 0.0), (1.0, 1.0)))

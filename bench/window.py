@@ -43,8 +43,8 @@ def figures(seed, n, *arguments):
     held_out = report.test_set(settings, packed)
     main.STEP_REWARD, main.GOAL_REWARD = settings["STEP_REWARD"], settings["GOAL_REWARD"]
     main.GAMMA, main.UNIT = settings["GAMMA"], settings["UNIT"]
-    found = report.average(main.evaluate(network, *held_out, steps=100))
-    longer = report.average(main.evaluate(network, *held_out, steps=2 * settings["GRID"] ** 2))
+    found = report.average(main.evaluate(network, *held_out, length=100))
+    longer = report.average(main.evaluate(network, *held_out, length=2 * settings["GRID"] ** 2))
     found |= dict(longer=longer["success"], seconds=summary["seconds"])
     return found | dict(weights=summary["params"], episodes=summary["episodes"])
 

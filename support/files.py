@@ -16,7 +16,7 @@ from maze import make_mazes
 from support import pictures
 from support.agents import MEMORIES, build
 from support.learning import parameters, warning
-from support.processes import UserError, attempt, columns, replacing, say
+from support.process import UserError, attempt, columns, replacing, say
 from support.settings import HELD_OUT_SEED, plot_file
 
 CACHE_FORMAT = 4

@@ -7,7 +7,7 @@ import torch
 
 from maze import Mazes, pack, unpack
 from support.agents import returns
-from support.processes import UserError
+from support.process import UserError
 from support.settings import kinds_of_agent
 
 

@@ -31,7 +31,7 @@ import torch
 import maze
 from maze import Mazes
 from support import pictures
-from support.processes import UserError, say
+from support.process import UserError, say
 from support.report import steps_away
 
 # Whatever the file, it is seen as an array (H, W) of codes, and text in these letters.
@@ -385,28 +385,33 @@ def from_array(name, data, wall):
 # Walking through them
 
 
-def solve(texts, network, settings, rollout, picture):
-    """Walks each of these FileMazes; prints the walks, and draws a few into the file `picture`.
-
-    settings: of the run that made the network; rollout: main's.
-    """
-    walks, device, drawing = {}, next(network.parameters()).device, None
-    for shape in sorted({text.walls.shape for text in texts}):  # mazes of one size, side by side
-        numbers = [number for number, text in enumerate(texts) if text.walls.shape == shape]
-        walls, starts, goals = zip(*(texts[number] for number in numbers))
+def side_by_side(texts, device):
+    """The FileMazes of one size as one batch: {(H, W): (`Mazes`, how many steps to walk)}."""
+    batches = {}
+    for shape in sorted({text.walls.shape for text in texts}):
+        some = [text for text in texts if text.walls.shape == shape]
+        walls, starts, goals = zip(*some)
         walls = torch.from_numpy(np.stack(walls, -1)).to(device)
-        mazes = Mazes(walls, *torch.tensor([goals, starts], device=device))
-        steps = int((~mazes.walls).sum((0, 1)).max())  # more than a shortest path can have
-        episodes, sight = rollout(network, mazes, steps)
+        limit = int((~walls).sum((0, 1)).max())  # more than a shortest path can have
+        batches[shape] = Mazes(walls, *torch.tensor([goals, starts], device=device)), limit
+    return batches
+
+
+def show(texts, batches, walks, settings, picture):
+    """Prints how each of these FileMazes was walked, and draws a few into the file `picture`.
+
+    walks: the `Episodes` and what the agent knew, of the batches that `side_by_side` made, in turn.
+    settings: of the run that made the network.
+    """
+    found, drawing = {}, None
+    for (shape, (mazes, _)), (episodes, sight) in zip(batches.items(), walks):
         cells, distance = episodes.cells.cpu(), maze.distances(mazes.walls, mazes.goal)
-        shortest = maze.shortest(mazes, distance).tolist()
-        for column, number in enumerate(numbers):
-            walks[number] = cells[:, column], shortest[column]
-        if 0 in numbers and network.whole_maze:
+        found[shape] = zip(cells.unbind(1), maze.shortest(mazes, distance).tolist())
+        if shape == texts[0].walls.shape and hasattr(sight, "greedy"):  # it saw the whole maze
             away, distance = steps_away(sight.q(), settings)[..., :5], distance[..., :5]
             farthest = max(1, int(distance.max()))
             drawing = mazes.select(slice(5)), cells[:, :5], away, distance, farthest
-    print_walks(texts, walks)
+    print_walks(texts, [next(found[text.walls.shape]) for text in texts])
     try:
         if drawing:
             os.makedirs(os.path.dirname(picture) or ".", exist_ok=True)
@@ -431,8 +436,7 @@ def print_walks(texts, walks):
     there is none.
     """
     solved = optimal = 0
-    for number, text in enumerate(texts, 1):
-        cells, shortest = walks[number - 1]
+    for number, (text, (cells, shortest)) in enumerate(zip(texts, walks), 1):
         limit = int((~text.walls).sum())
         taken = int((cells[: limit + 1] != text.goal).sum())
         arrived = taken <= limit

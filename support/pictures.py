@@ -12,7 +12,7 @@ import sys
 import torch
 
 from maze import neighbours, padded
-from support.processes import replacing
+from support.process import replacing
 
 
 def library():

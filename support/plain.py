@@ -13,7 +13,7 @@ import torch.nn as nn
 
 from maze import along
 from model import zeros
-from support.processes import UserError
+from support.process import UserError
 
 
 def images(mazes):

@@ -1,6 +1,5 @@
 """How well an agent does: its metrics, the end of a run, and what is proved of it."""
 
-import copy
 import json
 import math
 import os
@@ -13,7 +12,7 @@ import maze
 import model
 from support import pictures
 from support.learning import parameters
-from support.processes import UserError, attempt, replacing, say
+from support.process import UserError, attempt, replacing, say
 from support.settings import HELD_OUT_SEED
 
 SIGNS = "#-=+"  # a wall; farther from the goal, as far, nearer
@@ -149,40 +148,39 @@ def wrong_views(network):
 # The end of a run
 
 
-def end_of_run(reporter, network, record, packed, evaluate, rollout):
-    """Prints the figures, writes summary.json, draws the pictures. Returns record["stopped"].
+def figures(reporter, network, record, unseen, known):
+    """Prints the figures of a run that has ended, and saves them as summary.json.
 
-    packed: bit-packed mazes that the network has never seen, and that it trained on; evaluate,
-    rollout: main's.
+    unseen: (mazes, distances, scores) of the mazes that the network has never seen, in parts;
+    known: scores of some that it trained on. Returns the summary, and five mazes to be drawn.
     """
-    settings, plot_file, history = reporter.settings, reporter.plot_file, record["history"]
-    last, path = history[-1], os.path.join(settings["OUT_DIR"], "summary.json")
-    number, stopped = packed[0].shape[1], record["stopped"]
+    settings, history, stopped = reporter.settings, record["history"], record["stopped"]
+    last, wrong, number = history[-1], history[-1]["wrong_views"], settings["EVAL_MAZES"]
     if stopped:
         say(
             f"{signal.Signals(stopped - 128).name} stopped it after {last['episodes']:,} of "
             f"{settings['NUM_EPISODES']:,} episodes; go on with RESUME=True"
         )
     say(f"walking {number:,} mazes that it has never seen, and drawing pictures")
-    found, worst, by_chance = [], None, None
-    for mazes, distance in test_sets(settings, packed[0]):
-        part = evaluate(network, mazes, distance)
-        if not found:
+    parts, few, lowest, by_chance = [], None, math.inf, None
+    for mazes, distance, part in unseen:
+        if not parts:
             by_chance = random_walk(mazes, settings)
-        found.append(part | dict(shortest=maze.shortest(mazes, distance)))
-        if not worst or part["success"].mean() < worst[2]["success"].mean():
-            worst = mazes, distance, part  # of these it is drawn
-    scores, trained_on = joined(found), test_sets(settings, packed[1])
-    known = joined([evaluate(network, *some) for some in trained_on])
-    shortest = scores.pop("shortest")
+        shortest, success = maze.shortest(mazes, distance), part["success"]
+        if success.mean() < lowest:
+            worst = (shortest - 1e6 * success).argsort(descending=True, stable=True)[:5]
+            lowest, few = success.mean(), mazes.select(worst)  # failures, then the farthest goals
+        parts.append(part | dict(shortest=shortest))
+    scores = joined(parts)
+    bands = by_distance(scores, scores.pop("shortest"))
+    success = average(scores)["success"]
 
     def proved(row):
         return row["wrong_views"] == 0 and settings["LOOKS"] == 0
 
-    success, wrong = average(scores)["success"], last["wrong_views"]
     summary = dict(
         **average(scores),
-        generalization_gap=average(known)["success"] - success,
+        generalization_gap=average(joined(list(known)))["success"] - success,
         wrong_views=wrong,
         proved=None if wrong is None else proved(last),
         random_walk=by_chance,
@@ -195,10 +193,10 @@ def end_of_run(reporter, network, record, packed, evaluate, rollout):
         seconds_to_proof=first(history, proved),
         stopped=stopped > 0,
         params=parameters(network),
-        device=str(packed[0].device),
+        device=str(few.goal.device),
         seed=settings["SEED"],
         torch=torch.__version__,
-        by_distance=by_distance(scores, shortest),
+        by_distance=bands,
         config=settings,
     )
     say(
@@ -207,23 +205,32 @@ def end_of_run(reporter, network, record, packed, evaluate, rollout):
     )
     if wrong is not None:
         say("\n".join(sentences(network, wrong)))
-    write_summary(path, summary, record)
+    write_summary(summary, record)
+    return summary, few
+
+
+def end_of_run(reporter, record, summary, mazes, walks):
+    """Draws the pictures, and prints the last line.
+
+    walks: of the agent of the first evaluation and of the last in these mazes: (agent, `Episodes`,
+    what it knew of them).
+    """
     if not reporter.saved:
         reporter.save()
+    settings, plot_file = reporter.settings, reporter.plot_file
     attempt(plot_file, pictures.course, plot_file, record, settings, summary)
-    args = network, record, *worst, settings, evaluate, rollout
-    attempt("a picture of the agent", show_agent, *args)
-    attempt(path, write_summary, path, summary, record)
+    attempt("a picture of the agent", show_agent, record, settings, mazes, walks)
+    attempt(f"{settings['OUT_DIR']}/summary.json", write_summary, summary, record)
     say(
         f"{summary['seconds']:.1f} s in all; see {plot_file} and {settings['OUT_DIR']}/: "
         "rollouts.png, agent.gif, checkpoint.pt, metrics.csv, summary.json"
     )
-    return stopped
 
 
-def write_summary(path, summary, record):
+def write_summary(summary, record):
     """summary.json, with the seconds until now."""
     summary["seconds"] = time.perf_counter() - record["began"]
+    path = os.path.join(summary["config"]["OUT_DIR"], "summary.json")
     with replacing(path) as beside, open(beside, "w") as file:
         json.dump(summary, file, indent=1)
 
@@ -244,41 +251,36 @@ def random_walk(mazes, settings, n=1000) -> float:
 
 
 @torch.no_grad()
-def show_agent(network, record, mazes, distance, scores, settings, evaluate, rollout):
-    """rollouts.png and agent.gif, of mazes in which the agent fails, or failed early on."""
-    early, steps = copy.deepcopy(network), settings["MAX_EP_LENGTH"]
-    early.load_state_dict(record["early"])
-    most = max(5, min(256, 2**16 // mazes.walls[..., 0].numel()))
-    some = scores["success"].argsort(stable=True)[:most]  # failures first
-    early_success = evaluate(early, mazes.select(some), distance[..., some])["success"]
-    some = some[(2 * scores["success"][some] + early_success).argsort(stable=True)[:5]]
-    few, distance = mazes.select(some), distance[..., some]
-    farthest, rows = int(maze.shortest(few, distance).max()), []
-    for row, agent in ((record["history"][0], early), (record["history"][-1], network)):
-        walks, sight = rollout(agent, few, steps)
+def show_agent(record, settings, mazes, walks):
+    """rollouts.png and agent.gif, and weights.png of MODEL=linear."""
+    distance, rows = maze.distances(mazes.walls, mazes.goal), []
+    farthest = int(maze.shortest(mazes, distance).max())
+    for row, (agent, episodes, _) in zip((record["history"][0], record["history"][-1]), walks):
         looks = ()
         if isinstance(agent, model.Thinker):
             most = min(3 * farthest, agent.most_looks or 3 * farthest)
-            looks = model.looks(agent.change, few.walls, few.goal, most)
-        rows.append((f"after {row['episodes']:,} episodes", looks, walks.cells))
-    if network.whole_maze:
+            looks = model.looks(agent.change, mazes.walls, mazes.goal, most)
+        rows.append((f"after {row['episodes']:,} episodes", looks, episodes.cells))
+    agent, episodes, sight = walks[-1]
+    cells = episodes.cells
+    if agent.whole_maze:
         potential = 0.0  # which shaping takes from Q
         if settings["SHAPING"] != "none":
-            potential = maze.potential(few, settings["SHAPING"], settings["GAMMA"])
+            potential = maze.potential(mazes, settings["SHAPING"], settings["GAMMA"])
         away = steps_away(sight.q() + potential, settings)
     else:  # it has no opinion of cells where it has not been
         away = torch.full((4, *distance.shape), math.nan, device=distance.device).flatten(1, 2)
-        here = steps_away(sight.q() + walks.potential, settings)
-        away = away.scatter(1, walks.cells.expand(4, -1, -1), here).view(4, *distance.shape)
+        here = steps_away(sight.q() + episodes.potential, settings)
+        away = away.scatter(1, cells.expand(4, -1, -1), here).view(4, *distance.shape)
     drawings = [
-        ("rollouts.png", pictures.walks, few, walks.cells, away, distance, farthest),
-        ("agent.gif", pictures.thinking, few, rows, farthest),
+        ("rollouts.png", pictures.walks, mazes, cells, away, distance, farthest),
+        ("agent.gif", pictures.thinking, mazes, rows, farthest),
     ]
-    if isinstance(core := getattr(network, "core", None), model.Linear):
+    if isinstance(core := getattr(agent, "core", None), model.Linear):
         drawings.append(("weights.png", pictures.weights, core.q))
-    for name, draw, *shown in drawings:
+    for name, picture, *shown in drawings:
         path = os.path.join(settings["OUT_DIR"], name)
-        attempt(path, draw, path, *shown)
+        attempt(path, picture, path, *shown)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ def sentences(network, wrong, most=1):
         yield f"not proved: {wrong:,} of the {model.VIEWS:,} things that a cell can see are wrong"
         wrongly = model.wrong_views(thinker).nonzero()[:most, 0]
         for view in wrongly.tolist():
-            yield picture(thinker, view)
+            yield view_as_text(thinker, view)
     elif thinker.most_looks:
         yield (
             f"all {model.VIEWS:,} views are right, but LOOKS={thinker.most_looks} ends its "
@@ -322,7 +324,7 @@ def sentences(network, wrong, most=1):
         )
 
 
-def picture(thinker, view: int) -> str:
+def view_as_text(thinker, view: int) -> str:
     """A view as text, 3x3, with what the network says and what would be right."""
     digit = [SIGNS[view // 4**k % 4] for k in range(8)]
     rows = [digit[:3], [digit[3], "o", digit[4]], digit[5:]]

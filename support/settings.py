@@ -9,7 +9,7 @@ import os
 from model import CORES
 from support.agents import MEMORIES
 from support.plain import NETWORKS
-from support.processes import UserError
+from support.process import UserError
 
 WHOLE = (
     "GRID MAX_START_DISTANCE MAZE_CACHE_SIZE WIDTH LOOKS VISION UPDATES TARGET_SYNCS REPLAY_SIZE "
@@ -45,8 +45,6 @@ RANGES = (
     ("SEED", 0, 2**32 - 2, f"a whole number from 0 to {2**32 - 2}"),
 )  # fmt: skip
 HELD_OUT_SEED = 2**32 - 1  # of the held-out mazes; greater than any SEED
-# Names in main.py that look like constants.
-OTHERS = "F", "AGENTS", "PLAIN", "WRITTEN", "CONSTANTS"
 
 
 def kinds_of_agent(settings):

@@ -22,7 +22,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def constants(monkeypatch):
     """Whatever a test makes of the constants, the next test meets the defaults."""
-    for name in main.CONSTANTS:
+    for name in main.WRITTEN:
         monkeypatch.setattr(main, name, getattr(main, name))
 
 

@@ -15,7 +15,7 @@ import maze
 from support import files
 from support.agents import build
 from support.files import CHECKPOINT_FORMAT, load_checkpoint
-from support.processes import UserError
+from support.process import UserError
 from support.settings import HELD_OUT_SEED
 
 

@@ -15,7 +15,7 @@ import main
 from support import mazefile, settings
 from support.agents import build
 from support.files import load_checkpoint, save_checkpoint
-from support.processes import UserError
+from support.process import UserError
 
 ODD = "0 -0 1 -1 2 0.5 1e3 1e-400 1e400 -1e9 nan inf -inf 0x10 1_000 1__0 _1 +1 ٣ ² ½ True FALSE"
 ODD = [*ODD.split(), "None", "[]", "cnn", "off", "auto", "uniform", "map", "=", "a=b", "%s", "{}"]
@@ -57,7 +57,7 @@ def test_any_arguments_are_taken_or_refused_in_one_line():
     for _ in range(4000):
         arguments = []
         for _ in range(chance.randint(1, 4)):
-            name = chance.choice(main.CONSTANTS)
+            name = chance.choice([*main.WRITTEN])
             value = str(before[name])
             change = mutated(chance, value, "0123456789.-+e_ aFTx\n")
             argument = f"{name}={chance.choice([value, change, chance.choice(ODD)])}"

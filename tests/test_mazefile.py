@@ -15,7 +15,7 @@ from test_runs import exact
 import main
 from support import mazefile
 from support.files import save_checkpoint
-from support.processes import UserError
+from support.process import UserError
 
 
 def perfect(seed=0, start=(1, 1), goal=(9, 13)):

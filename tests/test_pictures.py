@@ -1,6 +1,7 @@
 """The pictures show what they say that they show."""
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -111,30 +112,47 @@ def test_the_picture_of_the_weights_shows_each_where_its_cell_is(figures):
         assert "bias -1.00" in axis.get_title() or plane
 
 
-def test_what_is_drawn_are_failures_first_of_the_agent_then_of_its_early_self(monkeypatch):
-    """The early agent goes astray from half of the starts, the one at the end from three."""
-    shown, mazes = {}, drawn(300, 12)
+def test_the_pictures_show_where_it_fails_then_where_the_goal_is_farthest(tmp_path, monkeypatch):
+    """In parts of a hundred mazes; in the second part it fails three times, in the third once."""
+    mazes, history = drawn(300, 12), [dict(wrong_views=0, success=1, seconds=1, updates=1)]
+    history = [history[0] | dict(episodes=n, env_steps=n) for n in (32, 99_000)]
+    settings = main.config() | dict(OUT_DIR=str(tmp_path))
+    shortest = maze.along(to_goal(mazes), mazes.start[None])[0].numpy()
+    unseen, failed = [], {107, 121, 190, 250}
+    for part in map(torch.arange, (0, 100, 200), (100, 200, 300)):
+        some = mazes.select(part)
+        distance = maze.distances(some.walls, some.goal)
+        scores = main.evaluate(exact(), some, distance)
+        scores["success"] -= torch.tensor([float(i in failed) for i in part.tolist()])
+        unseen.append((some, distance, scores))
+    record = dict(history=history, stopped=0, began=0.0)
+    reporter = types.SimpleNamespace(settings=settings)
+    given = reporter, exact(), record, unseen, [unseen[0][2]]
+    summary, few = report.figures(*given)
+    prints = files.fingerprints(maze.pack(mazes.walls))
+    numbers = [prints.index(one) for one in files.fingerprints(maze.pack(few.walls))]
+    assert set(numbers[:3]) == {107, 121, 190}
+    others = sorted(shortest[i] for i in range(100, 200) if i not in failed)
+    assert shortest[numbers[3:]].tolist() == [others[-1], others[-2]]
+    assert summary["success"] == pytest.approx(296 / 300)
+    assert summary["generalization_gap"] == pytest.approx(4 / 300)
+    assert sum(band["mazes"] for band in summary["by_distance"].values()) == 300
+
+
+def test_the_pictures_of_an_agent_show_it_early_and_late(tmp_path, monkeypatch):
+    shown, mazes = {}, drawn(5, 12)
     for name in "walks", "thinking":
         note = functools.partial(lambda name, path, *found: shown.update({name: found}), name)
         monkeypatch.setattr(pictures, name, note)
     early, agent = exact(), exact()
     early.action[:] = 0  # it goes up
-    distance, record = maze.distances(mazes.walls, mazes.goal), dict(early=early.state_dict())
-    record["history"] = [dict(episodes=32), dict(episodes=99_000)]
-    scores = main.evaluate(agent, mazes, distance)
-    early_success = main.evaluate(early, mazes, distance)["success"]
-    failed = [7, 21, 290]
-    scores["success"][failed] = 0.0
-    given = main.config(), main.evaluate, main.rollout
-    report.show_agent(agent, record, mazes, distance, scores, *given)
-    few, cells, away, exactly, farthest = shown["walks"]
-    prints = files.fingerprints(maze.pack(mazes.walls))
-    numbers = [prints.index(one) for one in files.fingerprints(maze.pack(few.walls))]
-    assert sorted(numbers[:3]) == failed and len(numbers) == 5
-    assert not early_success[numbers[3:]].any() and torch.equal(few.goal, mazes.goal[numbers])
-    assert torch.equal(exactly, distance[..., numbers])
-    assert farthest == maze.shortest(few, exactly).max()
-    right = -1 - maze.optimal_q(few, exactly)
+    walks = [(each, *main.rollout(each, mazes, 100)) for each in (early, agent)]
+    record = dict(history=[dict(episodes=n) for n in (32, 99_000)])
+    report.show_agent(record, main.config() | dict(OUT_DIR=str(tmp_path)), mazes, walks)
+    _, cells, away, exactly, farthest = shown["walks"]
+    assert torch.equal(exactly.long(), to_goal(mazes).long())
+    assert farthest == maze.shortest(mazes, exactly).max()
+    right = -1 - maze.optimal_q(mazes, exactly)
     finite = right.isfinite() & (exactly > 0)
     assert torch.equal(away[finite], right[finite])
     _, rows, _ = shown["thinking"]

@@ -17,7 +17,7 @@ import main
 import maze
 from support import agents, plain
 from support.files import load_checkpoint
-from support.processes import UserError
+from support.process import UserError
 
 NAMES = list(plain.NETWORKS)
 # A CNN by its own constants, but for fewer episodes in smaller mazes: some seconds.

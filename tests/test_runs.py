@@ -211,7 +211,7 @@ def test_a_run_ends_with_its_proof_and_its_files_say_so(trained):
     assert (best.max(0) == best[network.action, np.arange(4**8)]).all()
     rows = rows_of(folder / "out")
     assert [row["wrong_views"] == "0" for row in rows] == [False] * (len(rows) - 1) + [True]
-    assert config == summary["config"] and config.keys() == set(main.CONSTANTS)
+    assert config == summary["config"] and config.keys() == set(main.WRITTEN)
     assert summary["episodes"] == 256 * len(rows) == 256 * progress["batch"] < 20_480
     for name in "env_steps", "updates":
         assert int(rows[-1][name]) == summary[name]

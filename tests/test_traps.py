@@ -10,9 +10,9 @@ from test_runs import quick, runs  # noqa: F401
 
 import main
 import model
-from support import agents, plain, processes, settings
+from support import agents, plain, process, settings
 from support.files import load_checkpoint
-from support.processes import UserError
+from support.process import UserError
 
 VALUES = settings.CHOICES | dict(
     THINK=[True, False],
@@ -126,5 +126,5 @@ def test_a_run_deletes_only_what_a_killed_run_left(tmp_path):
     kept = "film.mkv.part", "film.mkv.001.part", "checkpoint.pt"
     for name in left + kept:
         (tmp_path / name).write_text("")
-    with processes.lock(str(tmp_path)):
+    with process.lock(str(tmp_path)):
         assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.part", "lock"}

@@ -31,8 +31,8 @@ CNN = "THINK=False MODEL=cnn"
 COMMON = "GRID=10 EVAL_MAZES=1000 EVAL_EVERY=5 MAZE_CACHE_SIZE=16384"
 
 
-class OwnLayers(plain.CNN):
-    """As many convolutions, each with weights of its own; the maze only goes into the first."""
+class ResNet(plain.CNN):
+    """A residual network: each convolution has weights of its own, the maze goes into the first."""
 
     layers = 16
 
@@ -120,8 +120,8 @@ class Looks:
         return torch.cat([maze.along(seen, cells), value[None], onward[None]])
 
 
-def own_layers(settings):
-    network = OwnLayers(settings["WIDTH"], settings["GRID"], settings["LOOKS"])
+def resnet(settings):
+    network = ResNet(settings["WIDTH"], settings["GRID"], settings["LOOKS"])
     return plain.Plain(network, returns(settings))
 
 
@@ -129,7 +129,7 @@ def own_layers(settings):
 TRIED = ("LR", (1 / 3, 3)), ("HUBER", (10,)), ("UPDATES", (4,))
 # What is added, the constants, what is built in place of them.
 RUNGS = (
-    ("16 convolutions, each with weights of its own; one-step TD", f"{CNN} {DQN}", own_layers),
+    ("16 convolutions, each with weights of its own; one-step TD", f"{CNN} {DQN}", resnet),
     ("the same convolution again and again, the maze in sight", f"{CNN} {DQN}", build),
     ("credit from the whole episode", f"{CNN} UNIT=q GAMMA=0.9 STEP_REWARD=0 GOAL_REWARD=1", build),
     ("advantages in steps, not Q", CNN, build),
@@ -193,7 +193,7 @@ def run(arguments):
         way = [f"{statistics.median(values):.2f}" for values in zip(*(found[6] for found in runs))]
         cells = [name, f"{runs[0][4]:,}", runs[0][5], " ".join(way)]
         for i, worst in (0, min), (1, min), (2, max):
-            cells.append(median([found[i] for found in runs], worst, 0 if i == 2 else 3))
+            cells.append(median([found[i] for found in runs], worst, 1 if i == 2 else 3))
         print(f"| {' | '.join(cells)} | {sum(found[3] for found in runs)} of {len(runs)} |",
               flush=True)  # fmt: skip
 

@@ -16,7 +16,7 @@ import tempfile
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from options import median, split
+from options import constants, median, split
 
 import main
 import maze
@@ -41,10 +41,9 @@ def figures(seed, n, *arguments):
     settings, generator = summary["config"], torch.Generator().manual_seed(10**10 + seed)
     packed = maze.make_mazes(n, settings["GRID"], generator)
     held_out = report.test_set(settings, packed)
-    main.STEP_REWARD, main.GOAL_REWARD = settings["STEP_REWARD"], settings["GOAL_REWARD"]
-    main.GAMMA, main.UNIT = settings["GAMMA"], settings["UNIT"]
-    found = report.average(main.evaluate(network, *held_out, length=100))
-    longer = report.average(main.evaluate(network, *held_out, length=2 * settings["GRID"] ** 2))
+    with constants(*arguments):
+        found = report.average(main.evaluate(network, *held_out, length=100))
+        longer = report.average(main.evaluate(network, *held_out, length=2 * main.GRID**2))
     found |= dict(longer=longer["success"], seconds=summary["seconds"])
     return found | dict(weights=summary["params"], episodes=summary["episodes"])
 

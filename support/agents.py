@@ -41,9 +41,11 @@ def build(settings):
 
 def returns(settings):
     """(the least, the greatest) return of an episode, shaping left out."""
-    step, goal, steps = (settings[name] for name in ("STEP_REWARD", "GOAL_REWARD", "MAX_EP_LENGTH"))
-    most = max(0, step + settings["NOVELTY"]) * steps + max(0, goal)
-    return min(0, step) * steps + min(0, goal), most
+    step, goal, length = (
+        settings[name] for name in ("STEP_REWARD", "GOAL_REWARD", "MAX_EP_LENGTH")
+    )
+    most = max(0, step + settings["NOVELTY"]) * length + max(0, goal)
+    return min(0, step) * length + min(0, goal), most
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from support.process import UserError, attempt, columns, replacing, say
 from support.settings import HELD_OUT_SEED, plot_file
 
 CACHE_FORMAT = 4
-CHECKPOINT_FORMAT = 11
+CHECKPOINT_FORMAT = 12
 # What a run may be resumed with, though it was begun with other values.
 FREE = (
     "RESUME OUT_DIR PLOT_FILE PLOT_EVERY DEVICE THREADS CHECKPOINT PROFILE NUM_EPISODES EVAL_MAZES "

@@ -18,7 +18,7 @@ class Adam:
     """
 
     def __init__(self, weights, lr, clip=torch.inf):
-        self.weights, self.lr, self.clip, self.steps = list(weights), lr, clip, 0
+        self.weights, self.lr, self.clip, self.updates = list(weights), lr, clip, 0
         self.sizes = [w.numel() for w in self.weights]
         self.mean = torch.zeros(sum(self.sizes), device=self.weights[0].device)
         self.square = torch.zeros_like(self.mean)
@@ -37,20 +37,20 @@ class Adam:
     @torch.no_grad()
     def move(self, gradient, beta1=0.9, beta2=0.999, epsilon=1e-8):
         """gradient: of all weights, flattened, one after the other: as one vector they are fast."""
-        self.steps += 1
+        self.updates += 1
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = (self.square / (1 - beta2**self.steps)).sqrt_().add_(epsilon)
-        change = (self.mean / root).mul_(-self.lr / (1 - beta1**self.steps))
+        root = (self.square / (1 - beta2**self.updates)).sqrt_().add_(epsilon)
+        change = (self.mean / root).mul_(-self.lr / (1 - beta1**self.updates))
         for w, part in zip(self.weights, change.split(self.sizes)):
             w += part.view_as(w)
 
     def state(self):
         """All of it, to be saved; `restore` takes it back."""
-        return dict(steps=self.steps, mean=self.mean, square=self.square)
+        return dict(updates=self.updates, mean=self.mean, square=self.square)
 
     def restore(self, state):
-        self.steps, self.mean, self.square = state["steps"], state["mean"], state["square"]
+        self.updates, self.mean, self.square = state["updates"], state["mean"], state["square"]
 
 
 class Replay:
@@ -59,21 +59,21 @@ class Replay:
     Drawn with probability priority ** alpha / sum (Schaul et al. 2016); alpha 0: uniformly.
     """
 
-    def __init__(self, size, grid, steps, alpha, device):
+    def __init__(self, size, grid, length, alpha, device):
         self.size, self.grid, self.alpha, self.stored, self.next = size, grid, alpha, 0, 0
         cell = torch.int16 if grid * grid < 2**15 else torch.int32
         self.walls = torch.empty(math.ceil(grid * grid / 8), size, dtype=torch.uint8, device=device)
         self.goal = torch.empty(size, dtype=cell, device=device)
-        self.cells = torch.empty(steps + 1, size, dtype=cell, device=device)
-        self.actions = torch.empty(steps, size, dtype=torch.uint8, device=device)
+        self.cells = torch.empty(length + 1, size, dtype=cell, device=device)
+        self.actions = torch.empty(length, size, dtype=torch.uint8, device=device)
         self.priority = torch.zeros(size, device=device)
 
     @classmethod
     def of(cls, settings, device):
         """The memory that main.py's constants ask for."""
         alpha = settings["PRIORITY_ALPHA"] if settings["REPLAY"] == "prioritized" else 0.0
-        steps = settings["MAX_EP_LENGTH"]
-        return cls(settings["REPLAY_SIZE"], settings["GRID"], steps, alpha, device)
+        length = settings["MAX_EP_LENGTH"]
+        return cls(settings["REPLAY_SIZE"], settings["GRID"], length, alpha, device)
 
     def add(self, mazes, cells, actions):
         """Stores episodes, with top priority, over the oldest where it is full: `size` at most."""

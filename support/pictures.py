@@ -158,14 +158,14 @@ def walks(path, mazes, cells, away, distance, farthest):
         axis.quiver(x, y, dx, dy, color="white", alpha=0.6, **how)
     cells, goal = cells.cpu(), mazes.goal.tolist()
     for i in range(n):
-        steps, arrived = int((cells[:-1, i] != goal[i]).sum()), bool(cells[-1, i] == goal[i])
+        taken, arrived = int((cells[:-1, i] != goal[i]).sum()), bool(cells[-1, i] == goal[i])
         x, y = (cells[:, i] % w + 1 + i * (w + 2)).numpy(), (cells[:, i] // w + 1).numpy()
         axis.plot(x, y, color="tab:red", lw=2)
         axis.plot(x[0], y[0], "o", color="white", ms=6, mec="tab:red")
         x, y = goal[i] % w + 1 + i * (w + 2), goal[i] // w + 1
         for row in range(2):
             axis.plot(x, y + row * (h + 2), "*", color="gold", mec="black", ms=11)
-        said, color = (f"{steps} steps", "black") if arrived else ("FAILED", "tab:red")
+        said, color = (f"{taken} steps", "black") if arrived else ("FAILED", "tab:red")
         axis.text((i + 0.5) * (w + 2) - 0.5, -1.2, said, ha="center", color=color)
     axis.axis("off")
     said = "Above: what each cell is worth to the agent (yellow: near the goal), its best action, "
@@ -234,7 +234,7 @@ def frames(mazes, rows, farthest):
         look = [before + len(new) for before, new in zip(look, more)]
         yield frame(shown, [f"look {k}" if new else "" for k, new in zip(look, more)], 0)
         some = max(2, farthest // 50)
-    steps = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows) + 1
-    last = min(steps, len(rows[0][2])) - 1
+    longest = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows)
+    last = min(longest, len(rows[0][2]) - 1)
     for t in [*range(0, last, max(1, last // 100)), *16 * [last]]:
         yield frame(shown, ["walking"] * len(rows), t)

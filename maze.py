@@ -234,7 +234,7 @@ def rewards(mazes: Mazes, cells, step=-1.0, goal=0.0, novelty=0.0, shaping="none
         reward = reward + novelty * (first.gather(0, cells) == t)[1:]
     phi = torch.zeros(cells.shape, device=cells.device)
     if shaping != "none":
-        phi = along(potential(mazes, shaping, gamma), cells) * ~arrived
+        phi = along(potential(mazes, shaping, gamma), cells)
         reward = reward + gamma * phi[1:] - phi[:-1]
     return reward * ~arrived[:-1], phi
 

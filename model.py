@@ -286,19 +286,19 @@ class Episodes(NamedTuple):
         return Episodes(self.mazes.select(index), *(x[..., index] for x in self[1:]))
 
 
-def q_lambda_targets(reward, done, value, greedy, gamma, lam):
+def q_lambda_targets(reward, value, greedy, gamma, lam):
     """Watkins's Q(lambda) returns, all (T, B). value[t]: V(s[t + 1]); greedy[t]: whether a[t] was.
 
-        G[t] = reward[t] + gamma * (1 - done[t]) * ((1 - c[t + 1]) * value[t] + c[t + 1] * G[t + 1])
+        G[t] = reward[t] + gamma * ((1 - c[t + 1]) * value[t] + c[t + 1] * G[t + 1])
 
-    with c[t] = lam * greedy[t]. The last step bootstraps: running out of time is not the end.
+    with c[t] = lam * greedy[t]. In the goal V and all that follows are 0. The last step bootstraps:
+    running out of time is not the end.
     """
     c_next = torch.zeros_like(value)
     c_next[:-1] = lam * greedy[1:]
-    onward = gamma * ~done
-    target, slope = reward + onward * (1 - c_next) * value, onward * c_next
+    target = reward + gamma * (1 - c_next) * value
     for t in reversed(range(len(target) - 1)):
-        target[t] += slope[t] * target[t + 1]
+        target[t] += gamma * c_next[t] * target[t + 1]
     return target
 
 
@@ -333,7 +333,7 @@ def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=F
     counts = ~arrived[:-1]
     if credit == "episode":
         value = episode_values(episodes, gamma)
-        counts &= value[1:].isfinite() & value[:-1].isfinite()
+        counts &= value[1:].isfinite()
         value = (value[1:] - value[:-1]).clamp(-1, 1) if less_v else value[1:]
         return torch.where(counts, episodes.reward + gamma * value, 0), counts
     choice = None
@@ -344,4 +344,4 @@ def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=F
     if credit == "step":
         return episodes.reward + gamma * value, counts
     greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
-    return q_lambda_targets(episodes.reward, arrived[1:], value, greedy, gamma, lam), counts
+    return q_lambda_targets(episodes.reward, value, greedy, gamma, lam), counts

@@ -167,7 +167,11 @@ def test_learning_is_what_torch_does_with_the_same_errors(proved):
             seen = torch.stack([view, value, torch.cat([value[1:], value[-1:]])])
             counts = part.cells[:-1] != part.mazes.goal
             assert ((value[1:] - value[:-1]).abs() > 1)[counts].any()
-            for some, steps in minibatches(counts, 2, twin.kinds(part._replace(seen=seen))):
+            kinds = twin.kinds(part._replace(seen=seen))
+            same = torch.stack([kinds, view[:-1], part.actions]).flatten(1)  # kind: view and action
+            numbers = [x.unique(dim=1).shape[1] for x in (same, same[:1], same[1:])]
+            assert len({*numbers}) == 1
+            for some, steps in minibatches(counts, 2, kinds):
                 t, b = steps // 15, steps % 15 + some.start
                 wanted = -1 + (value[t + 1, b] - value[t, b]).clamp(-1, 1).double()
                 q = twin.core(model.planes_of(view[t, b]).double())

@@ -95,6 +95,23 @@ def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action():
     assert found["optimal"].sum() < found["success"].sum() < 150 - found["loops"].sum()
 
 
+def test_going_round_is_to_walk_a_round_twice_at_the_end():
+    way = torch.arange(100, 121)  # 20 steps
+    walks = [torch.cat([way[: 20 - 2 * n], way[:n].repeat(3)[: 2 * n + 1]]) for n in range(1, 11)]
+    once = [torch.cat([way[: 20 - n], way[:1], way[1 : n + 1]]) for n in range(2, 11)]
+    assert report.goes_round(torch.stack(walks, 1)).all()
+    assert not report.goes_round(torch.stack([way, *once], 1)).any()
+
+
+def test_the_pictures_are_given_the_agent_after_its_first_batch_and_at_the_end(quick, monkeypatch):
+    given = []
+    monkeypatch.setattr(report, "end_of_run", lambda *those: given.extend(those[-1]))
+    assert runs(quick, "BSZ=256", "NUM_EPISODES=2560", "UPDATES=20") == 0
+    (early, first, _), (agent, last, _) = given
+    assert report.wrong_views(early) > report.wrong_views(agent)
+    assert torch.equal(first.mazes.goal, last.mazes.goal) and not torch.equal(first[1], last[1])
+
+
 def test_scores_by_distance_are_those_of_a_slow_count():
     shortest, success = np.arange(1, 61).repeat(5), np.arange(300) % 7 < 3
     found = dict(success=torch.tensor(success).float(), q_error=torch.arange(300.0))

@@ -114,8 +114,9 @@ def test_the_picture_of_the_weights_shows_each_where_its_cell_is(figures):
 
 def test_the_pictures_show_where_it_fails_then_where_the_goal_is_farthest(tmp_path, monkeypatch):
     """In parts of a hundred mazes; in the second part it fails three times, in the third once."""
-    mazes, history = drawn(300, 12), [dict(wrong_views=0, success=1, seconds=1, updates=1)]
-    history = [history[0] | dict(episodes=n, env_steps=n) for n in (32, 99_000)]
+    mazes, names = drawn(300, 12), ("seconds", "success", "wrong_views")
+    rows = (1.0, 0.5, 9), (2.0, 0.98, 1), (3.0, 0.99, 1), (4.0, 1.0, 0), (5.0, 1.0, 0)
+    history = [dict(zip(names, row), episodes=1, env_steps=1, updates=1) for row in rows]
     settings = main.config() | dict(OUT_DIR=str(tmp_path))
     shortest = maze.along(to_goal(mazes), mazes.start[None])[0].numpy()
     unseen, failed = [], {107, 121, 190, 250}
@@ -134,6 +135,7 @@ def test_the_pictures_show_where_it_fails_then_where_the_goal_is_farthest(tmp_pa
     assert set(numbers[:3]) == {107, 121, 190}
     others = sorted(shortest[i] for i in range(100, 200) if i not in failed)
     assert shortest[numbers[3:]].tolist() == [others[-1], others[-2]]
+    assert (summary["seconds_to_99"], summary["seconds_to_proof"]) == (3, 4)
     assert summary["success"] == pytest.approx(296 / 300)
     assert summary["generalization_gap"] == pytest.approx(4 / 300)
     assert sum(band["mazes"] for band in summary["by_distance"].values()) == 300
@@ -163,7 +165,7 @@ def test_the_pictures_of_an_agent_show_it_early_and_late(tmp_path, monkeypatch):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
 
 
-@pytest.mark.parametrize("gamma, step, goal", [(1.0, -1.0, 0.0), (1.0, -2.0, 5.0), (0.9, 0.0, 1.0)])
+@pytest.mark.parametrize("gamma, step, goal", [(1.0, -2.0, 5.0), (0.9, 0.0, 1.0), (0.9, -0.1, 1.0)])
 def test_what_is_drawn_of_q_is_the_steps_to_the_goal_and_of_an_advantage_the_steps_lost(
     gamma, step, goal
 ):

@@ -139,12 +139,14 @@ def load_checkpoint(path, device):
         if type(settings["COMPASS"]) is not bool or settings["MEMORY"] not in [*MEMORIES, "map"]:
             raise foreign
         with torch.device("meta"):  # takes no memory, whatever the file asks for
-            wanted = build(settings).state_dict()
-        if difference := differs(wanted, weights):
+            empty = build(settings)
+        try:
+            empty.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
             raise UserError(
-                f"{path} was made by another network than {settings['MODEL']} is now: "
-                f"{difference}; train again, or undo the change"
-            )
+                f"{path} was made by another network than {settings['MODEL']} is now; train again, "
+                f"or undo the change. {' '.join(str(error).split())}"
+            ) from None
         network = build(settings)
         network.load_state_dict(weights)
         return network.to(device), settings, saved["progress"]
@@ -152,19 +154,6 @@ def load_checkpoint(path, device):
         raise
     except Exception:  # a foreign file can make the unpickler raise anything
         raise foreign from None
-
-
-def differs(now, saved):
-    """How the weights of the network differ in name or shape from those saved, in words; or ""."""
-    shapes = [
-        {name: tuple(tensor.shape) for name, tensor in weights.items()} for weights in (now, saved)
-    ]
-    parts = []
-    for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        here, there = (part.get(name) for part in shapes)
-        if here != there:
-            parts.append(f"{name} is {here or 'missing'} now and {there or 'missing'} in the file")
-    return "; ".join(parts)
 
 
 def resume(path, settings, learner, began) -> dict:

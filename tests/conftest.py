@@ -11,12 +11,6 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 import main  # noqa: E402
-from support import settings  # noqa: E402
-
-TINY = (
-    "GRID=8 NUM_EPISODES=128 BSZ=64 UPDATES=4 TARGET_SYNCS=4 MAX_START_DISTANCE=20 DEVICE=cpu "
-    "MAX_EP_LENGTH=30 MAZE_CACHE_SIZE=300 EVAL_MAZES=50 EVAL_SAMPLE=20 EVAL_EVERY=1"
-).split()
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +18,6 @@ def constants(monkeypatch):
     """Whatever a test makes of the constants, the next test meets the defaults."""
     for name in main.WRITTEN:
         monkeypatch.setattr(main, name, getattr(main, name))
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    """Constants for a run of a second, under tmp_path."""
-    places = f"OUT_DIR={tmp_path}/out", f"PLOT_FILE={tmp_path}/plot.png"
-    vars(main).update(settings.read(main.config(), one) for one in [*TINY, *places])
-    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reference import graph, to_goal
+from test_runs import SMALL
 
 import main
 import maze
@@ -64,13 +65,18 @@ def test_explorers_know_more_the_more_they_remember(capsys):
     assert more.pop("random walk") < 1 and {*more.values()} == {1}
 
 
-def test_every_stage_is_timed(tiny):
+@pytest.fixture
+def small(tmp_path):
+    vars(main).update(main.settings.of_run(main.config(), {}, [*SMALL, f"OUT_DIR={tmp_path}"]))
+
+
+def test_every_stage_is_timed(small):
     found = speed.stages(main.build(main.config()), torch.device("cpu"), 0.5)
     wanted = {"draw", "think, dense", "think, lazy", "walk", "learn", "evaluate"}
     assert wanted <= found.keys() and all(spent > 0 for spent, _ in found.values())
 
 
-def test_each_row_of_the_ablations_turns_something(tiny, monkeypatch):
+def test_each_row_of_the_ablations_turns_something(small, monkeypatch):
     few, before = ablations.with_loops(5, 9), main.config()
     monkeypatch.setattr(ablations, "with_loops", lambda: few)
     common = "EVAL_MAZES=20 WIDTH=4 LR=0.1 TARGET_SYNCS=1 NUM_EPISODES=256 UNTIL_PROVED=False "

@@ -245,7 +245,7 @@ def test_a_proved_run_that_is_killed_before_its_report_is_over_when_resumed(quic
     monkeypatch.setattr(main, "build", lambda settings: exact())
     assert runs(quick / "straight", "MODEL=linear") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(main.report, "end_of_run", raising(KeyboardInterrupt()))
+        patch.setattr(main.report, "figures", raising(KeyboardInterrupt()))
         assert runs(quick / "out", "MODEL=linear") == 130
     assert runs(quick / "out", "MODEL=linear", "RESUME=True") == 0
     assert summary_of(quick / "out")["episodes"] == summary_of(quick / "straight")["episodes"] == 32

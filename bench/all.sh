@@ -29,6 +29,7 @@ record seconds seconds.py SEEDS=5
     record turned-trail turned.py AGENT=trail
     record turned-memory turned.py AGENT=trail BUILT_IN=1 NUM_EPISODES=51200 SEEDS=2
     record explorers explorers.py
+    record kills kills.py
 } &
 first=$!
 {
@@ -37,7 +38,6 @@ first=$!
     record turned-plain turned.py AGENT=plain
     record ablations ablations.py
     record ladder ladder.py
-    record kills kills.py
 } &
 second=$!
 wait $first

@@ -59,6 +59,8 @@ class Replay:
     Drawn with probability priority ** alpha / sum (Schaul et al. 2016); alpha 0: uniformly.
     """
 
+    kept = "walls", "goal", "cells", "actions", "priority"
+
     def __init__(self, size, grid, length, alpha, device):
         self.size, self.grid, self.alpha, self.stored, self.next = size, grid, alpha, 0, 0
         cell = torch.int16 if grid * grid < 2**15 else torch.int32
@@ -115,24 +117,16 @@ class Replay:
 
     def bytes(self):
         """How much memory it takes."""
-        return sum(
-            x.numel() * x.element_size() for x in vars(self).values() if isinstance(x, torch.Tensor)
-        )
+        return sum(x.nbytes for x in vars(self).values() if isinstance(x, torch.Tensor))
 
     def state(self):
         """All of it, to be saved; `restore` takes it back."""
-        return dict(
-            stored=self.stored,
-            next=self.next,
-            **{
-                name: getattr(self, name)[..., : self.stored].clone()
-                for name in ("walls", "goal", "cells", "actions", "priority")
-            },
-        )
+        kept = {name: getattr(self, name)[..., : self.stored].clone() for name in self.kept}
+        return dict(kept, stored=self.stored, next=self.next)
 
     def restore(self, state):
         self.stored, self.next = state["stored"], state["next"]
-        for name in ("walls", "goal", "cells", "actions", "priority"):
+        for name in self.kept:
             getattr(self, name)[..., : self.stored] = state[name]
 
 

@@ -4,6 +4,7 @@ matplotlib and its picture library are loaded when the first picture is drawn: t
 Without pyplot, whose choice of a window to draw in is the user's.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -16,16 +17,14 @@ from support.process import replacing
 
 
 def library():
-    """matplotlib. What MPLBACKEND names is left to the user's own figures: it may not be there."""
-    if "matplotlib" not in sys.modules and (own := os.environ.pop("MPLBACKEND", None)):
-        try:
-            library().rcParams["backend"] = own
-        except ValueError:
-            pass
-        finally:
-            os.environ["MPLBACKEND"] = own
+    """matplotlib. What MPLBACKEND names is for the user's own figures: it may not be there."""
+    own = "" if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", "")
     import matplotlib.figure
 
+    if own:
+        os.environ["MPLBACKEND"] = own
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = own
     return matplotlib
 
 

@@ -139,32 +139,30 @@ def read(settings, argument):
 
 def check(settings):
     """Refuses settings that are out of range, or don't go together, before anything is written."""
-    s = settings
-    rules = [(names, lambda x, low=low, high=high: low <= x <= high, wanted)
-             for names, low, high, wanted in RANGES]  # fmt: skip
-    rules += [(" ".join(WHOLE), lambda x: isinstance(x, int), "a whole number")]
-    rules += [
-        (name, lambda x, few=few: x in few, " or ".join(few)) for name, few in CHOICES.items()
-    ]
-    rules += [
-        ("DIFFICULTY_MIN", lambda x: x <= s["DIFFICULTY"], f"at most DIFFICULTY={s['DIFFICULTY']}"),
-        ("VISION", lambda x: 0 <= x < s["GRID"], f"from 0 to {s['GRID'] - 1}"),
-        ("OUT_DIR", lambda x: x, "the name of a folder"),
-        ("PLOT_EVERY", lambda x: x > 0, "a number of seconds over 0"),
-        (
-            "UPDATES",
-            lambda x: x <= s["BSZ"],
-            f"at most {s['BSZ']}, as BSZ={s['BSZ']}: each learns from episodes of its own",
-        ),
-        ("PLOT_FILE", lambda x: not x or can_be_file(x, s), "a file in a folder that exists"),
-    ]
-    if s["REPLAY"] != "off":
-        wanted = f"at least BSZ={s['BSZ']}: a batch must fit in"
-        rules += [("REPLAY_SIZE", lambda x: x >= s["BSZ"], wanted)]
-    for names, right, wanted in rules:
+    s, bsz = settings, settings["BSZ"]
+
+    def require(name, right, wanted):
+        if not right:
+            raise UserError(f"{name}={s[name]} is out of range: it must be {wanted}")
+
+    for names, least, most, wanted in RANGES:
         for name in names.split():
-            if not right(s[name]):
-                raise UserError(f"{name}={s[name]} is out of range: it must be {wanted}")
+            require(name, least <= s[name] <= most, wanted)
+    for name in WHOLE:
+        require(name, isinstance(s[name], int), "a whole number")
+    for name, few in CHOICES.items():
+        require(name, s[name] in few, " or ".join(few))
+    most = f"at most DIFFICULTY={s['DIFFICULTY']}"
+    require("DIFFICULTY_MIN", s["DIFFICULTY_MIN"] <= s["DIFFICULTY"], most)
+    require("VISION", 0 <= s["VISION"] < s["GRID"], f"from 0 to {s['GRID'] - 1}")
+    require("OUT_DIR", s["OUT_DIR"], "the name of a folder")
+    require("PLOT_EVERY", s["PLOT_EVERY"] > 0, "a number of seconds over 0")
+    most = f"at most {bsz}, as BSZ={bsz}: each learns from episodes of its own"
+    require("UPDATES", s["UPDATES"] <= bsz, most)
+    plot = s["PLOT_FILE"]
+    require("PLOT_FILE", not plot or can_be_file(plot, s), "a file in a folder that exists")
+    fits = s["REPLAY"] == "off" or s["REPLAY_SIZE"] >= bsz
+    require("REPLAY_SIZE", fits, f"at least BSZ={bsz}: a batch must fit in")
     check_together(s)
 
 

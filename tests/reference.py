@@ -8,6 +8,7 @@ from scipy.sparse.csgraph import shortest_path
 
 import main
 import maze
+from support import plain
 
 STEPS = (-1, 0), (1, 0), (0, -1), (0, 1)
 
@@ -175,37 +176,22 @@ class Table(torch.nn.Module):
         super().__init__()
         self.table = torch.nn.Parameter(q.float())
 
+    def everywhere(self, mazes):
+        shared = self.table.dim() == 3
+        return self.table[..., None].expand(4, *mazes.walls.shape) if shared else self.table
+
     def begin(self, mazes, farthest=None):
-        return Opinion(self.table.detach(), mazes)
+        return plain.Answers(self.everywhere(mazes).detach(), 0)
 
     def q(self, episodes, steps=None):
-        at = episodes.seen[0] if steps is None else episodes.seen[0].flatten()[steps]
-        return self.table.flatten(1)[:, at]
+        q = maze.along(self.everywhere(episodes.mazes), episodes.cells)
+        return q if steps is None else q.flatten(1)[:, steps]
 
     def kinds(self, episodes):
         return None
 
     def next_value(self, episodes, choice=None):
-        q = self.q(episodes)
-        value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
-        return value * (episodes.cells[1:] != episodes.mazes.goal)
-
-
-class Opinion:
-    """What a Table holds of mazes. What it sees is the place of its q in the table."""
-
-    def __init__(self, table, mazes):
-        self.shared, self.b = table.dim() == 3, len(mazes.goal)
-        self.table = table[..., None].expand(*table.shape, self.b) if self.shared else table
-
-    def q(self):
-        return self.table
-
-    def greedy(self):
-        return self.table.argmax(0).to(torch.uint8)
-
-    def seen(self, cells):
-        return cells[None] if self.shared else (cells * self.b + torch.arange(self.b))[None]
+        return plain.best_value(self.q(episodes), episodes, choice, (-torch.inf, torch.inf))
 
 
 class Stepwise(torch.nn.Module):

@@ -197,13 +197,6 @@ def test_target_is_synced_rarely():
     assert copied == [True, False, False, True, False, False, True]
 
 
-def test_constants_come_back():
-    before = main.config()
-    with panels.constants("THINK=False MODEL=cnn", "GAMMA=1 LR=0.5"):
-        assert main.LR == 0.5 and main.CREDIT == "episode"
-    assert main.config() == before
-
-
 def test_chance_of_an_agent_is_the_product_of_how_often_its_moves_are_right():
     mazes, distance = mazes_of(grid=8)
     perfect = panels.Table(maze.optimal_q(mazes, distance).double())

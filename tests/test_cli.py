@@ -1,5 +1,6 @@
 """The command line: solving, proving, what is refused, and how commands end."""
 
+import functools
 import os
 import re
 import signal
@@ -199,7 +200,8 @@ SETTINGS = "GRID=8 NUM_EPISODES=64 BSZ=64 MAZE_CACHE_SIZE=100 EVAL_MAZES=20 EVAL
 def started(folder, *arguments, stdout=subprocess.PIPE):
     """main.py as a command."""
     command = [sys.executable, main.__file__, *arguments]
-    how = dict(stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=folder)
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # even in a background
+    how = dict(stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=folder, preexec_fn=heeds)
     return subprocess.Popen(command, env=os.environ | dict(OMP_NUM_THREADS="1"), **how)
 
 

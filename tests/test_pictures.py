@@ -161,6 +161,7 @@ def test_the_pictures_of_an_agent_show_it_early_and_late(tmp_path, monkeypatch):
     assert [title for title, *_ in rows] == ["after 32 episodes", "after 99,000 episodes"]
     assert torch.equal(rows[1][2], cells) and not torch.equal(rows[0][2], cells)
     looks = [value.clone() for value, _ in rows[1][1]]  # V after k looks is -min(k, d)
+    assert len(looks) > farthest
     for k, value in enumerate(looks[: farthest + 1]):
         assert torch.equal(-value[exactly >= 0], exactly[exactly >= 0].clamp(max=k))
 

@@ -30,14 +30,14 @@ from support.learning import Adam, Learner, Replay, minibatches, stop_if_not_fin
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
 DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
-DIFFICULTY_MIN = 0.0    # fewest; a training maze draws its share. Evaluation: all walls
+DIFFICULTY_MIN = 0.0    # fewest; training mazes draw in between. Evaluation: all walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
 # The agent
-THINK = True            # MODEL is the core of an agent that thinks; False: a plain network
+THINK = True            # without VISION. MODEL is the core of an agent that thinks; False: plain
 MODEL = "mlp"           # "linear" (thinks only), "mlp", "cnn", "attention"
 WIDTH = 128             # units or channels of a layer
 LOOKS = 0               # most looks, or rounds of a plain CNN; 0: until nothing changes any more
@@ -56,7 +56,7 @@ GAMMA = 1.0             # discount a step; 1: a value is a number of steps
 CREDIT = "step"         # a step learns from "step": the next V; "lambda": the way on; "episode":
                         # all that its own episode found out
 LAMBDA = 0.9            # with CREDIT="lambda"; 0: one step; 1: to the end of the greedy way
-UNIT = "q"              # what is learned: "q"; or "advantage": Q - V, steps lost by an action
+UNIT = "q"              # what an agent that does not think learns: "q", or "advantage": Q - V
 LR = 0.01               # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
 UPDATES = 40            # gradient steps a batch, on its parts
@@ -87,8 +87,8 @@ BSZ = 1024              # episodes side by side
 MAX_EP_LENGTH = 100     # steps after which an episode is cut off; it still bootstraps
 SEED = 0                # of mazes, weights and exploration; held-out mazes have their own
 DEVICE = "auto"         # "auto": a CUDA GPU where there is one, else the CPU; "cuda:1", "mps"
-THREADS = 1             # CPU threads, 0: torch's choice; operations as small as these lose by more
-EVAL_MAZES = 10_000     # held-out mazes in the final evaluation, and of training mazes a quarter
+THREADS = 1             # CPU threads, 0: torch's choice; on such small tensors more are slower
+EVAL_MAZES = 10_000     # held-out mazes in the final evaluation; a quarter as many training mazes
 EVAL_SAMPLE = 256       # held-out, and as many training mazes, in each evaluation on the way
 EVAL_EVERY = 1          # batches from one evaluation to the next; each saves, too
 OUT_DIR = "out"         # for all that a run writes, but for the plot
@@ -130,7 +130,7 @@ def config() -> dict:
 def train(device, reporter=None, asked_to_stop=lambda: 0):
     """Trains an agent with the constants as they stand. reporter: see `support.files.Reporter`.
 
-    Returns it, the record of the run, and the bit-packed mazes that it trained on and never saw.
+    Returns it, the record of the run, the training mazes and the held-out mazes, bit-packed.
     """
     torch.manual_seed(SEED)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -217,7 +217,7 @@ def rollout(network, mazes: Mazes, length: int, epsilon=None, generator=None, fa
     choices = torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
     if epsilon is not None:
         dice = torch.rand(shape, generator=generator, device=mazes.goal.device)
-        choices = (dice * (4 / epsilon.clamp(min=1e-30))).clamp_(max=4).int()
+        choices = torch.where(dice < epsilon, dice * (4 / epsilon), 4).int()
     if network.whole_maze:
         greedy = sight.greedy()
         cells = maze.walk(maze.move_table(mazes, greedy), mazes.start, choices)
@@ -248,7 +248,7 @@ def evaluate(network, mazes: Mazes, distance, length=None, cells=2**18):
         exact = maze.optimal_q(part, d, GAMMA, STEP_REWARD, GOAL_REWARD)
         if UNIT == "advantage":
             exact = exact - exact.amax(0)
-        elif SHAPING != "none":  # it learns Q less the potential
+        else:  # with shaping it learns Q less the potential
             exact = exact - maze.potential(part, SHAPING, GAMMA)
         scores.append(report.score(network, episodes, sight, d, exact))
     return report.joined(scores)
@@ -279,7 +279,7 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
         if not DOUBLE:
             target.load_state_dict(online.state_dict())
         part = episodes.select(lanes)
-        if replay or sync:  # it has changed since it walked, or it was not there
+        if replay or sync:  # the target has changed since, or these are remembered
             part = recall(target, part, farthest)
         how = GAMMA, CREDIT, LAMBDA, DOUBLE, UNIT == "advantage"
         td_target, counts = model.td_targets(online, target, part, *how)
@@ -309,10 +309,10 @@ def run():
     with process.lock(OUT_DIR), process.stop_on_signal() as asked_to_stop:
         reporter = files.Reporter(config(), WRITTEN)
         network, record, cache, held_out = train(device, reporter, asked_to_stop)
-        unseen = report.test_sets(config(), held_out)
-        known = report.test_sets(config(), cache[:, : math.ceil(EVAL_MAZES / 4)])
-        unseen = ((*part, evaluate(network, *part)) for part in unseen)
-        known = (evaluate(network, *part) for part in known)
+        new = report.test_sets(config(), held_out)
+        old = report.test_sets(config(), cache[:, : math.ceil(EVAL_MAZES / 4)])
+        unseen = ((*part, evaluate(network, *part)) for part in new)
+        known = (evaluate(network, *part) for part in old)
         summary, few = report.figures(reporter, network, record, unseen, known)
         early = copy.deepcopy(network)
         early.load_state_dict(record["early"])

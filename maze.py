@@ -52,8 +52,8 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
     offsets = [-2 * width * n, 2 * width * n, -2 * n, 2 * n]  # to the room above, below, ...
     offset = torch.tensor(offsets, device=device)[:, None]
     # Where a throw leads: a die of twelve sides is fair among 1, 2, 3 or 4 ways; 0: climb back.
-    free = [[to for a, to in enumerate(offsets) if bits >> a & 1] or [0] for bits in range(16)]
-    enter = torch.tensor([to[throw % len(to)] for to in free for throw in range(12)], device=device)
+    ways = [[to for a, to in enumerate(offsets) if bits >> a & 1] or [0] for bits in range(16)]
+    enter = torch.tensor([to[throw % len(to)] for to in ways for throw in range(12)], device=device)
     climb = torch.where(enter != 0, n, -n)
     die = torch.randint(12, (moves, n), dtype=torch.uint8, generator=generator, device=device)
 
@@ -232,11 +232,8 @@ def rewards(mazes: Mazes, cells, step=-1.0, goal=0.0, novelty=0.0, shaping="none
         first = torch.full(mazes.walls.shape, torch.inf, device=cells.device).flatten(0, 1)
         first.scatter_reduce_(0, cells, t, "amin")
         reward = reward + novelty * (first.gather(0, cells) == t)[1:]
-    phi = torch.zeros(cells.shape, device=cells.device)
-    if shaping != "none":
-        phi = along(potential(mazes, shaping, gamma), cells)
-        reward = reward + gamma * phi[1:] - phi[:-1]
-    return reward * ~arrived[:-1], phi
+    phi = along(potential(mazes, shaping, gamma), cells)
+    return (reward + gamma * phi[1:] - phi[:-1]) * ~arrived[:-1], phi
 
 
 def potential(mazes: Mazes, shaping: str, gamma: float) -> torch.Tensor:
@@ -244,6 +241,8 @@ def potential(mazes: Mazes, shaping: str, gamma: float) -> torch.Tensor:
 
     "manhattan": on a straight way, "oracle": on a shortest; 0 in the goal and where it is cut off.
     """
+    if shaping == "none":
+        return torch.zeros(mazes.walls.shape, device=mazes.goal.device)
     if shaping == "oracle":
         distance = distances(mazes.walls, mazes.goal)
     else:

@@ -1,11 +1,11 @@
 """The agent: a network that thinks, the proof that it is right, and the targets it learns from.
 
 Every step costs 1, so the value V of a cell is minus the number of steps to the goal. A cell sees
-its eight neighbours: which are walls, and whether the others are nearer to the goal than it is, as
-far, or farther. That is one of 4^8 = 65,536 different things, a `view`. The core, a small network,
-answers it with Q(s, a) - V(s) for the four actions a. The agent thinks: V is 0 everywhere at first;
-then all cells look at once, V += round(max_a (Q - V)), again and again, until no cell sees anything
-new. The core can be asked 65,536 questions only, so its answers are a table.
+its eight neighbours: which are walls, and whether V of the others is greater than its own, equal,
+or less. That is one of 4^8 = 65,536 different things, a `view`. The core, a small network, answers
+it with Q(s, a) - V(s) for the four actions a. The agent thinks: V is 0 everywhere at first; then
+all cells look at once, V += round(max_a (Q - V)), again and again, until no cell sees anything new.
+The core can be asked 65,536 questions only, so its answers are a table.
 
 Built in: the value of a cell is its best Q; the goal is worth 0; the same core looks at every cell,
 and sees its eight neighbours only, as differences of values, clipped to one step; values are whole
@@ -175,14 +175,14 @@ class Thinker(nn.Module):
             with torch.no_grad():  # in parts that fit a CPU's cache
                 answers = [self.core(part) for part in self.planes.split(4096, -1)]
                 self.table.copy_(torch.cat(answers, 1))
-                self.table[:, self.planes[0, NEXT].all(0)] = -1  # walled in: nobody learns of it
-                best, action = self.table.max(0)  # -2 to 0 is right; much more can't be counted
+                self.table[:, self.planes[0, NEXT].all(0)] = -1  # walled in: set, not learned
+                best, action = self.table.max(0)  # right is -2 to 0; V must not overflow
                 self.change.copy_(best.round().clamp(-9, 9))
                 self.action.copy_(action)
         return super().train(mode)
 
     def begin(self, mazes, farthest=None):
-        """What this agent thinks of the mazes. farthest: steps to the goal at most, if known."""
+        """What this agent thinks of the mazes. farthest: of all starts, if known."""
         most = int((~mazes.walls).sum((0, 1)).max()) + 2
         if farthest:  # a network that has not learned yet may never come to rest
             most = 8 + 2 * farthest
@@ -325,9 +325,10 @@ def episode_values(episodes, gamma):
 def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=False, less_v=False):
     """The targets of Q(s, a), r + gamma * V(s'), and which of them count: both (T, B).
 
-    V is that of the target network; credit "lambda": Q(lambda) returns; "episode": what the episode
-    itself found out. double: the online network picks the next action (double DQN, van Hasselt et
-    al. 2016). less_v: targets of advantages, less V(s), and clipped to one step.
+    An agent that thinks says both less V(s). V is that of the target network; credit "lambda":
+    Q(lambda) returns; "episode": what the episode itself found out. double: the online network
+    picks the next action (double DQN, van Hasselt et al. 2016). less_v: targets of advantages, less
+    V(s), and clipped to one step.
     """
     arrived = episodes.cells == episodes.mazes.goal
     counts = ~arrived[:-1]
@@ -336,12 +337,12 @@ def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=F
         counts &= value[1:].isfinite()
         value = (value[1:] - value[:-1]).clamp(-1, 1) if less_v else value[1:]
         return torch.where(counts, episodes.reward + gamma * value, 0), counts
-    choice = None
+    best = None
     if credit == "lambda" or double:
         q = online.q(episodes)
-        choice = q == q.amax(0)
-    value = target.next_value(episodes, choice if double else None)
+        best = q == q.amax(0)
+    value = target.next_value(episodes, best if double else None)
     if credit == "step":
         return episodes.reward + gamma * value, counts
-    greedy = choice[:, :-1].gather(0, episodes.actions[None])[0]
+    greedy = best[:, :-1].gather(0, episodes.actions[None])[0]
     return q_lambda_targets(episodes.reward, value, greedy, gamma, lam), counts

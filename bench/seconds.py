@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import main
 import maze
-from support.mazefile import FileMaze, as_text
+from support.mazefile import as_text
 
 PYTHON = [sys.executable]
 IMPORTS = "import torch, matplotlib.pyplot"
@@ -51,8 +51,8 @@ def far_apart(grid):
     walls = maze.unpack(maze.make_mazes(1, grid, generator), grid, grid)
     goal = maze.choose(~walls, generator)
     distance = maze.distances(walls, goal).flatten()
-    text = FileMaze(walls[..., 0].numpy(), int(distance.argmax()), int(goal))
-    return as_text(text), int(distance.max())
+    one = maze.Mazes(walls, goal, distance.argmax())
+    return as_text(one), int(distance.max())
 
 
 def print_row(name, spent, yardstick, *others):

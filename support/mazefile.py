@@ -23,7 +23,6 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,16 +44,8 @@ FOREIGN = {b"%PDF": "a PDF", b"<": "an SVG picture or a web page"} | dict.fromke
 )  # how files begin that hold no maze
 
 
-class FileMaze(NamedTuple):
-    """One maze of a file: walls (H, W) bool array, start and goal cells."""
-
-    walls: np.ndarray
-    start: int
-    goal: int
-
-
 def read(path, start="", goal="", wall=""):
-    """The mazes of a file, a list of FileMaze. Raises UserError for what can't be understood.
+    """The mazes of a file, each as `Mazes` of one lane. Raises UserError for what is no maze.
 
     What a file is shows in how it begins, not in its name. start, goal, wall: START, GOAL, WALL.
     """
@@ -79,8 +70,8 @@ def read(path, start="", goal="", wall=""):
 
 
 def finish(where, codes, hint, start, goal):
-    """The FileMaze with its start and goal. where, hint: for messages, what it is, what was taken
-    as wall. start, goal: "y,x", or "" where the codes say it."""
+    """The maze with its start and goal. where, hint: for messages, what it is, what was taken as
+    wall. start, goal: "y,x", or "" where the codes say it."""
     if codes.size > MOST:
         raise UserError(f"{where} is too large: {codes.size:,} cells; {MOST:,} are the most")
     cells = []
@@ -93,14 +84,13 @@ def finish(where, codes, hint, start, goal):
     (start, *more), goals = cells
     if more:
         raise UserError(f"{where} has {len(cells[0])} starts; a maze has one")
-    walls, goal = codes == WALL, goals[0]
+    walls, goal = torch.from_numpy(codes == WALL)[..., None], goals[0]
     if len(goals) > 1:
-        away = maze.distances(torch.from_numpy(walls[..., None]), torch.tensor([start]))
-        away = away.numpy().flat[goals]
-        goal = goals[np.where(away < 0, walls.size, away).argmin()]
+        away = maze.distances(walls, torch.tensor([start])).numpy().flat[goals]
+        goal = goals[np.where(away < 0, codes.size, away).argmin()]
     if start == goal:
         raise UserError(f"{where} has start and goal in one cell")
-    return FileMaze(walls, int(start), int(goal))
+    return Mazes(walls, torch.tensor([goal]), torch.tensor([start]))
 
 
 def place(where, codes, hint, name, text):
@@ -153,18 +143,16 @@ def from_text(name, text, wall):
     return seen
 
 
-def from_block(name, numbers, lines, wall, walked):
-    """What is seen of one maze, these lines. walked: a verdict of `solve` stands below it."""
+def from_block(name, numbers, lines, wall, verdict):
+    """What is seen of one maze, these lines. verdict: whether one of `solve` stands below it."""
     where = f"{name}, line {numbers[0]}: the maze that begins here"
     parts = [parted(line) for line in lines]
     lines = parts if all(parts) else lines
     text = "".join(lines)
     drawing = not wall and lines[0][0] in "o+" and re.search("[-|]", text)
     walls = set(wall or LETTERS[WALL] + ("-|" if drawing else ""))
-    table = {letter: str(code) for code, some in enumerate(LETTERS) for letter in some}
-    if wall:  # then nothing else is
-        table = {letter: "0" if code == "1" else code for letter, code in table.items()}
-    table |= dict.fromkeys(walls, "1")
+    table = {letter: str(code) for code, letters in enumerate(LETTERS) for letter in letters}
+    table |= dict.fromkeys(LETTERS[WALL] if wall else "", "0") | dict.fromkeys(walls, "1")
     if "%" in text and text.count(".") == 1 and not set(text) & set(LETTERS[GOAL]):
         table["."] = "3"  # Pac-Man's only food
     for number, line in zip(numbers, lines):
@@ -175,7 +163,7 @@ def from_block(name, numbers, lines, wall, walked):
                 "of # . S G and spaces, see solve --help"
             )
     found = set(text) & walls
-    if not found and not walked and (marks := set(text) & PATH):
+    if not found and not verdict and (marks := set(text) & PATH):
         raise UserError(
             f"{where} has no wall, and {min(marks)}, which marks a path: write walls as #, or say "
             f"WALL={min(marks)}"
@@ -242,7 +230,7 @@ def from_picture(name, data, wall):
     main, left = [], np.where(marks, 0, counts)  # the two most frequent colours
     while left.any() and len(main) < 2:
         main.append(colors[left.argmax()])
-        left = left * (apart(colors, main[-1]) > 16)
+        left = left * (color_distance(colors, main[-1]) > 16)
     shade = numeric(name, wall or "0")
     main.sort(key=lambda color: abs(color.mean() - shade))
     none, white = np.full(3, -999), np.full(3, 255)
@@ -251,7 +239,7 @@ def from_picture(name, data, wall):
         raise UserError(
             f"{name} shows little but {shown(light)}: walls must differ more from floor"
         )
-    from_dark, from_light = apart(colors, dark), apart(colors, light)
+    from_dark, from_light = color_distance(colors, dark), color_distance(colors, light)
     near = 16 if len(colors) <= 16 else min(64, abs(dark - light).max() / 4)  # noise, or none
     third = np.minimum(from_dark, from_light) > near
     bright = (np.ptp(colors, 1) >= 100) | (colors.min(1) >= 200)
@@ -318,7 +306,7 @@ def colors_of(name, data):
     return packed[:, None] >> [16, 8, 0] & 255, index.reshape(pixels.shape[:2]), counts
 
 
-def apart(colors, color):
+def color_distance(colors, color):
     """How far each of the colours is from this one."""
     return abs(colors - color).max(1)
 
@@ -355,18 +343,13 @@ def from_array(name, data, wall):
     """What is seen in a numpy array, or in an archive that holds one."""
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-        parts = array.zip.namelist() if data.startswith(b"PK") else []
-        if not all(part.endswith(".npy") for part in parts):
-            raise UserError(f"{name} is an archive: unpack it")
-        if len(parts) > 1:
-            raise UserError(f"{name} holds {len(parts)} arrays: save the maze alone")
-        array = array[parts[0]] if parts else array
+        if data.startswith(b"PK"):
+            (array,) = array.values()
         if array.dtype.kind not in "biuf":
             raise ValueError
-    except UserError:
-        raise
     except Exception:  # a damaged file can make the reader raise anything
-        raise UserError(f"{name} is not a numpy array of numbers, or is damaged") from None
+        one = "one numpy array of numbers, or an archive of one"
+        raise UserError(f"{name} is not {one}, or is damaged") from None
     if array.ndim != 2 or not array.size:
         raise UserError(f"{name}: an array of shape {array.shape}; a maze has rows and columns")
     where = f"{name}: an array of {len(array)} rows and {array.shape[1]} columns"
@@ -385,64 +368,54 @@ def from_array(name, data, wall):
 # Walking through them
 
 
-def side_by_side(texts, device):
-    """The FileMazes of one size as one batch: {(H, W): (`Mazes`, how many steps to walk)}."""
+def side_by_side(mazes, device):
+    """The mazes of one size as one batch: {(H, W): (`Mazes`, how many steps to walk)}."""
     batches = {}
-    for shape in sorted({text.walls.shape for text in texts}):
-        some = [text for text in texts if text.walls.shape == shape]
-        walls, starts, goals = zip(*some)
-        walls = torch.from_numpy(np.stack(walls, -1)).to(device)
-        limit = int((~walls).sum((0, 1)).max())  # more than a shortest path can have
-        batches[shape] = Mazes(walls, *torch.tensor([goals, starts], device=device)), limit
+    for shape in sorted({one.walls.shape[:2] for one in mazes}):
+        parts = zip(*(one for one in mazes if one.walls.shape[:2] == shape))
+        batch = Mazes(*(torch.cat(part, -1) for part in parts)).to(device)
+        limit = int((~batch.walls).sum((0, 1)).max())  # more than a shortest path can have
+        batches[shape] = batch, limit
     return batches
 
 
-def show(texts, batches, walks, settings, picture):
-    """Prints how each of these FileMazes was walked, and draws a few into the file `picture`.
+def show(mazes, batches, walks, settings, path):
+    """Prints each of these mazes with its walk and a verdict, then the sum; draws a few to `path`.
 
     walks: the `Episodes` and what the agent knew, of the batches that `side_by_side` made, in turn.
     settings: of the run that made the network.
     """
-    found, drawing = {}, None
-    for (shape, (mazes, _)), (episodes, sight) in zip(batches.items(), walks):
-        cells, distance = episodes.cells.cpu(), maze.distances(mazes.walls, mazes.goal)
-        found[shape] = zip(cells.unbind(1), maze.shortest(mazes, distance).tolist())
-        if shape == texts[0].walls.shape and hasattr(sight, "greedy"):  # it saw the whole maze
-            away, distance = steps_away(sight.q(), settings)[..., :5], distance[..., :5]
-            farthest = max(1, int(distance.max()))
-            drawing = mazes.select(slice(5)), cells[:, :5], away, distance, farthest
-    print_walks(texts, [next(found[text.walls.shape]) for text in texts])
-    try:
-        if drawing:
-            os.makedirs(os.path.dirname(picture) or ".", exist_ok=True)
-            pictures.walks(picture, *drawing)
-    except (OSError, MemoryError) as error:
-        why = getattr(error, "strerror", None) or error or "memory ran out"
-        print(f"warning: {picture} can't be drawn: {why}", file=sys.stderr)
-
-
-def as_text(text, cells=()):
-    """A FileMaze as text, the walked cells as `*`."""
-    letters = np.where(text.walls, "#", ".")
-    letters.flat[list(cells)] = "*"
-    letters.flat[text.start], letters.flat[text.goal] = "S", "G"
-    return "\n".join("".join(row) for row in letters)
-
-
-def print_walks(texts, walks):
-    """Prints each maze with its walk and a verdict, then the sum.
-
-    walks: for each maze, the cells of the walk (T + 1,), and the length of a shortest one, -1 if
-    there is none.
-    """
-    solved = optimal = 0
-    for number, (text, (cells, shortest)) in enumerate(zip(texts, walks), 1):
-        limit = int((~text.walls).sum())
-        taken = int((cells[: limit + 1] != text.goal).sum())
+    found, drawing, solved, optimal = {}, None, 0, 0
+    for (shape, (batch, _)), (episodes, sight) in zip(batches.items(), walks):
+        cells, distance = episodes.cells.cpu(), maze.distances(batch.walls, batch.goal)
+        found[shape] = zip(cells.unbind(1), maze.shortest(batch, distance).tolist())
+        if shape == mazes[0].walls.shape[:2] and hasattr(sight, "greedy"):  # it saw the whole maze
+            few, distance = batch.select(slice(5)), distance[..., :5]
+            potential = maze.potential(few, settings["SHAPING"], settings["GAMMA"])
+            away = steps_away(sight.q()[..., :5] + potential, settings)
+            drawing = few, cells[:, :5], away, distance, max(1, int(distance.max()))
+    for number, one in enumerate(mazes, 1):
+        cells, shortest = next(found[one.walls.shape[:2]])
+        limit = int((~one.walls).sum())
+        taken = int((cells[: limit + 1] != one.goal).sum())
         arrived = taken <= limit
         solved, optimal = solved + arrived, optimal + (taken == shortest)
         verdict = f"{'' if arrived else 'not '}solved in {min(taken, limit)} steps"
         verdict = f"{verdict} (shortest {shortest})" if shortest >= 0 else "unreachable"
-        say(as_text(text, cells[: taken + 1].tolist()))
+        say(as_text(one, cells[: taken + 1].tolist()))
         say(f"maze {number}: {verdict}\n")
-    say(f"solved {solved} of {len(texts)}, by a shortest path {optimal}")
+    say(f"solved {solved} of {len(mazes)}, by a shortest path {optimal}")
+    try:
+        if drawing:
+            pictures.walks(path, *drawing)
+    except (OSError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or error or "memory ran out"
+        print(f"warning: {path} can't be drawn: {why}", file=sys.stderr)
+
+
+def as_text(one, cells=()):
+    """A maze as text, the walked cells as `*`."""
+    letters = np.where(one.walls[..., 0], "#", ".")
+    letters.flat[list(cells)] = "*"
+    letters.flat[one.start], letters.flat[one.goal] = "S", "G"
+    return "\n".join("".join(row) for row in letters)

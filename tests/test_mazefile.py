@@ -40,7 +40,7 @@ def taken(path, *arguments):
 
 def same(one, walls, start, goal):
     cells = [np.ravel_multi_index(cell, walls.shape) for cell in (start, goal)]
-    return np.array_equal(one.walls, walls) and [one.start, one.goal] == cells
+    return np.array_equal(one.walls[..., 0], walls) and [one.start, one.goal] == cells
 
 
 DRAWN = """\
@@ -231,8 +231,8 @@ REFUSED = [
     ("known type.*HEIC", b"\x00\x00\x00\x18ftypheic\x00\x00"),
     ("an archive", b"\x1f\x8b\x08\x00"),
     ("an archive", as_bytes(lambda file: ZipFile(file, "w").writestr("a.txt", "#"))),
-    ("2 arrays", as_bytes(np.savez, a=np.eye(2), b=np.eye(2))),
-    ("not a numpy array of numbers", npy(np.array([{}], object))),
+    ("one numpy array", as_bytes(np.savez, a=np.eye(2), b=np.eye(2))),
+    ("not one numpy array of numbers", npy(np.array([{}], object))),
     ("damaged", npy(np.eye(9))[:300]),
     ("can't be read", as_bytes(Image.new("RGB", (99, 99)).save, "PNG")[:60]),
     ("SVG", "<svg xmlns=''>"),
@@ -283,13 +283,18 @@ def test_solve_takes_files_and_standard_input_and_what_it_printed(folder, monkey
 
 def test_solve_draws_what_it_prints(folder, monkeypatch, capsys):
     drawn = []
-    Path("m.txt").write_text("S...\n....\n....\n...G\n")
+    Path("m.txt").write_text("S...\n....\n....\n...G\n\nS....G\n......\n......\n......\n......")
     monkeypatch.setattr(mazefile.pictures, "walks", lambda *found: drawn.extend(found))
     assert main.main(["solve", "m.txt"]) == 0
     _, mazes, cells, away, distance, farthest = drawn
     walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))
     shown = capsys.readouterr().out.replace("S", "*").replace("G", "*").replace("\n", "")
-    assert shown.startswith(walked) and farthest == 6 and mazes.goal.tolist() == [15]
+    assert (
+        shown.startswith(walked)
+        and farthest == 6
+        and mazes.walls.shape == (4, 4, 1)
+        and mazes.goal.tolist() == [15]
+    )
     assert ((1 + away.amin(0))[distance > 0] == distance[distance > 0]).all()
 
 

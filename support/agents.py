@@ -34,18 +34,14 @@ def build(settings):
     if not settings["THINK"] and not radius:
         network = plain.NETWORKS[settings["MODEL"]](width, settings["GRID"], settings["LOOKS"])
         return plain.Plain(network, returns(settings))
-    core = model.CORES[settings["MODEL"]](width)
-    thinker = model.Thinker(core, settings["LOOKS"], think_lazily)
-    return Mapper(thinker, radius) if radius else thinker
+    how = model.CORES[settings["MODEL"]](width), settings["LOOKS"], think_lazily
+    return Mapper(radius, *how) if radius else model.Thinker(*how)
 
 
 def returns(settings):
     """(the least, the greatest) return of an episode, shaping left out."""
-    step, goal, length = (
-        settings[name] for name in ("STEP_REWARD", "GOAL_REWARD", "MAX_EP_LENGTH")
-    )
-    most = max(0, step + settings["NOVELTY"]) * length + max(0, goal)
-    return min(0, step) * length + min(0, goal), most
+    step, length = settings["STEP_REWARD"], settings["MAX_EP_LENGTH"]
+    return step * length, max(0, step + settings["NOVELTY"]) * length + settings["GOAL_REWARD"]
 
 
 @torch.no_grad()
@@ -72,19 +68,19 @@ def window(cells, w: int, radius: int) -> torch.Tensor:
 # An MLP or a recurrent network on what the window shows
 
 
-class Window(nn.Module):
+class Window(plain.QNetwork):
     """Q from the window around the agent and the way to the goal, as the crow flies; no memory.
 
-    limits: the least and the greatest return; no target is beyond. A memory is a subclass: what it
-    shows of the way so far, `remembered`, or what it carries from step to step, `carry`.
+    A memory is a subclass: what it shows of the way so far, `remembered`, or what it carries from
+    step to step, `carry`.
     """
 
     whole_maze = False
     planes = 2  # of the window: the walls, the goal
 
     def __init__(self, width, radius, compass, limits):
-        super().__init__()
-        self.radius, self.compass, self.limits = radius, compass, limits
+        super().__init__(limits)
+        self.radius, self.compass = radius, compass
         self.enter = nn.Linear(self.planes * (2 * radius + 1) ** 2 + 4, width)
         self.hidden = nn.Linear(width, width)
         self.leave = model.zeros(nn.Linear(width, 4))
@@ -105,16 +101,8 @@ class Window(nn.Module):
     def begin(self, mazes, farthest=None):
         return WindowSight(self, mazes)
 
-    def q(self, episodes, steps=None):
-        """Q in all visited cells (4, T + 1, B), or in N of the steps (4, N)."""
-        q, _ = self(episodes.seen)
-        return q if steps is None else q.flatten(1).index_select(1, steps)
-
-    def kinds(self, episodes):
-        return None
-
-    def next_value(self, episodes, choice=None):
-        return plain.best_value(self.q(episodes), episodes, choice, self.limits)
+    def visited(self, episodes):
+        return self(episodes.seen)[0]
 
 
 class Trail(Window):
@@ -160,8 +148,7 @@ class WindowSight:
         self.times.scatter_add_(0, here, torch.ones_like(here, dtype=torch.float32))
         self.last.scatter_(0, here, float(len(self.notes)))
         seen = [self.walls.gather(0, near), at_goal.float(), *agent.remembered(self, near)]
-        down = goal.div(w, rounding_mode="floor") - cells.div(w, rounding_mode="floor")
-        away = torch.stack([down, goal % w - cells % w]).float() * agent.compass
+        away = torch.stack([goal // w - cells // w, goal % w - cells % w]).float() * agent.compass
         seen += [away / 16, away / away.norm(dim=0).clamp(min=1)]
         self.notes.append(torch.cat(seen))
         q, self.state = agent(self.notes[-1][:, None], self.state)
@@ -180,7 +167,7 @@ class WindowSight:
 # A thinker on a map
 
 
-class Mapper(nn.Module):
+class Mapper(model.Thinker):
     """Draws all it sees into a map, and thinks about that, anew at every step, as about a maze.
 
     What it has not seen yet counts as open.
@@ -188,18 +175,9 @@ class Mapper(nn.Module):
 
     whole_maze = False
 
-    def __init__(self, thinker, radius):
-        super().__init__()
-        self.thinker, self.radius = thinker, radius
-
-    def q(self, episodes, steps):
-        return self.thinker.q(episodes, steps)
-
-    def kinds(self, episodes):
-        return self.thinker.kinds(episodes)
-
-    def next_value(self, episodes, choice=None):
-        return self.thinker.next_value(episodes)
+    def __init__(self, radius, *how):
+        super().__init__(*how)
+        self.radius = radius
 
     def begin(self, mazes, farthest=None):
         return MapSight(self, mazes, farthest)
@@ -210,31 +188,28 @@ class MapSight:
 
     def __init__(self, agent, mazes, farthest):
         self.agent, self.mazes, self.farthest = agent, mazes, farthest
-        self.truth = padded(mazes.walls, agent.radius, True).flatten(0, 1)
+        self.truth = padded(mazes.walls, agent.radius, True)
         self.map = torch.zeros_like(self.truth)  # the walls that it knows of
-        self.map_shape = padded(mazes.walls, agent.radius, True).shape
-        self.value = torch.zeros(mazes.walls.shape, dtype=torch.int32, device=mazes.goal.device)
-        self.view, self.notes, self.next = torch.zeros_like(self.value), [], []
+        shape = 2, *mazes.walls.shape
+        self.thoughts = torch.zeros(shape, dtype=torch.int32, device=mazes.goal.device)  # view, V
+        self.notes, self.next = [], []
 
     @torch.no_grad()
     def act(self, cells):
-        r, lanes = self.agent.radius, torch.arange(len(cells), device=cells.device)
+        r, known = self.agent.radius, self.map.flatten(0, 1)
         if self.notes:  # what the map said of this cell, before it came here
-            self.next.append(along(self.value, cells[None])[0])
+            self.next.append(along(self.thoughts[1], cells[None])[0])
         near = window(cells, self.mazes.walls.shape[1], r)
-        walls = self.truth.gather(0, near)
-        changed = (self.map.gather(0, near) != walls).any(0)
-        self.map.scatter_(0, near, walls)
-        if self.notes:
-            lanes = changed.nonzero()[:, 0]
-        known = self.map.view(self.map_shape)[r:-r, r:-r]
-        mazes = self.mazes._replace(walls=known).select(lanes)
+        walls = self.truth.flatten(0, 1).gather(0, near)
+        news = (known.gather(0, near) != walls).any(0) | (not self.notes)
+        known.scatter_(0, near, walls)  # a view of the map
+        lanes = news.nonzero()[:, 0]
         if len(lanes):
-            thoughts = self.agent.thinker.begin(mazes, self.farthest)
-            self.value[..., lanes], self.view[..., lanes] = thoughts.value, thoughts.view
-        view, value = along(torch.stack([self.view, self.value]), cells[None])[:, 0]
-        self.notes.append(torch.stack([view, value]))
-        return self.agent.thinker.action[view].long()
+            mazes = self.mazes._replace(walls=self.map[r:-r, r:-r]).select(lanes)
+            _, value, view = model.Thinker.begin(self.agent, mazes, self.farthest)
+            self.thoughts[..., lanes] = torch.stack([view, value])
+        self.notes.append(along(self.thoughts, cells[None])[:, 0])
+        return self.agent.action[self.notes[-1][0]].long()
 
     def seen(self, cells):
         """As by `Thoughts.seen`, each cell as it looked on the map when the agent stood there."""
@@ -244,7 +219,7 @@ class MapSight:
     def q(self):
         """Q in the visited cells: (4, T + 1, B)."""
         view, value, _ = self.seen(None)
-        return value + self.agent.thinker.table[:, view]
+        return value + self.agent.table[:, view]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -275,14 +250,11 @@ def think_lazily(change, walls, goal, most: int):
     alike = sum(2 * 4**k for k in range(8))
     view = (alike - 2 * beside_walls) * looking
     base = torch.where(wall, WALL_BASE, 0).int()
-    if most:
-        slope = torch.where(wall, WALL_SLOPE, change[view] * looking).int()
-        front = torch.zeros_like(walls)
-        for there in inside:
-            front |= (slope[there] != slope[1:-1, 1:-1]) & ~wall[there]
-        at = (padded(front, 1, False) & looking).view(-1).nonzero()[:, 0]
-    else:
-        slope, at = torch.where(wall, WALL_SLOPE, 0).int(), goal[:0]
+    slope = torch.where(wall, WALL_SLOPE, change[view] * looking).int()
+    front = torch.zeros_like(walls)
+    for there in inside:
+        front |= (slope[there] != slope[1:-1, 1:-1]) & ~wall[there]
+    at = (padded(front, 1, False) & looking).view(-1).nonzero()[:, 0]
 
     # The others, of the cells `at` only: their numbers in the flattened padded maze.
     shape, looking, beside_walls = wall.shape, looking.view(-1), beside_walls.view(-1)
@@ -305,7 +277,7 @@ def think_lazily(change, walls, goal, most: int):
         view.index_copy_(0, at, seen)
         if look == most:
             break
-        unsettled = at.masked_select(apart(difference, drift).any(0))
+        unsettled = at.masked_select(drift_apart(difference, drift).any(0))
         said, before = change.index_select(0, seen), slope.index_select(0, at)
         turned = (said != before).nonzero()[:, 0]
         news = at.index_select(0, turned)
@@ -314,20 +286,18 @@ def think_lazily(change, walls, goal, most: int):
         slope.index_copy_(0, news, said)
         near = (news + around).view(-1)
         drift = slope.index_select(0, near).view(8, -1).sub_(said)
-        unlike = apart(difference.index_select(1, turned), drift)
+        unlike = drift_apart(difference.index_select(1, turned), drift)
         near = near.masked_select(unlike.view(-1))
         near = near.masked_select(looking.index_select(0, near))
         at = torch.cat([unsettled, news.masked_select(unlike.any(0)), near])
         number = torch.arange(len(at), dtype=torch.int32, device=device)
         ticket.index_copy_(0, at, number)  # of a cell that is there twice, one ticket is left
         at = at.masked_select(ticket.index_select(0, at) == number)
-    else:
-        look = most
     value = (base + slope * look).masked_fill(wall.view(-1), 0)
     return tuple(x.view(shape)[1:-1, 1:-1] for x in (value, view))
 
 
-def apart(difference, drift):
+def drift_apart(difference, drift):
     """Whether two cells may yet see each other differently: one drifts away from the other.
 
     Unless the difference, -1, 0 or 1 as it is seen, is clipped already and grows.

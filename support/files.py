@@ -89,16 +89,9 @@ def fingerprints(packed):
 
 def save_checkpoint(path, network, settings, **progress):
     """Writes a checkpoint: the old file or the whole new one is there, never a half."""
+    saved = dict(format=CHECKPOINT_FORMAT, config=settings, progress=progress)
     file = io.BytesIO()  # in memory first: if the disk is full, that is then an OSError
-    torch.save(
-        dict(
-            format=CHECKPOINT_FORMAT,
-            config=settings,
-            weights=network.state_dict(),
-            progress=progress,
-        ),
-        file,
-    )
+    torch.save(saved | dict(weights=network.state_dict()), file)
     data = file.getvalue()
     with replacing(path) as beside, open(beside, "wb") as file:
         file.write(hashlib.sha256(data).digest() + data)
@@ -167,7 +160,7 @@ def resume(path, settings, learner, began) -> dict:
             )
     learner.online.load_state_dict(saved.state_dict())
     learner.target.load_state_dict(record.pop("target"))
-    learner.optimizer.restore(record.pop("optimizer"))
+    vars(learner.optimizer).update(record.pop("optimizer"))
     try:
         learner.generator.set_state(record.pop("generator").cpu())
     except RuntimeError:
@@ -206,15 +199,15 @@ class Reporter:
         self.plot_file = plot_file(settings, written)
         self.checkpoint = os.path.join(settings["OUT_DIR"], "checkpoint.pt")
         self.plotted, self.saved = time.perf_counter(), True
-        if os.path.exists(self.checkpoint) and not settings["RESUME"]:
-            aside = self.checkpoint.replace(".pt", ".previous.pt")
-            os.replace(self.checkpoint, aside)
-            say(f"the agent of the last run is kept as {aside}, until another run begins")
 
     def begin(self, learner, cache, batches):
-        """Prints what the run will be, in two lines. cache: the training mazes."""
-        self.episodes = batches * self.settings["BSZ"]
-        stored = learner.replay.bytes() if learner.replay else 0
+        """Prints what the run will be. cache: the training mazes."""
+        if os.path.exists(self.checkpoint) and not self.settings["RESUME"]:
+            aside = os.path.join(self.settings["OUT_DIR"], "checkpoint.previous.pt")
+            os.replace(self.checkpoint, aside)
+            say(f"the agent of the last run is kept as {aside}, until another run begins")
+        self.episodes, replay = batches * self.settings["BSZ"], learner.replay
+        stored = sum(getattr(replay, name).nbytes for name in replay.kept) if replay else 0
         own = " ".join(f"{name}={self.settings[name]}" for name in self.replaced)
         say(
             f"{self.settings['MODEL']} with {parameters(learner.online):,} weights, "

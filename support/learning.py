@@ -46,11 +46,8 @@ class Adam:
             w += part.view_as(w)
 
     def state(self):
-        """All of it, to be saved; `restore` takes it back."""
+        """What it remembers, to be saved."""
         return dict(updates=self.updates, mean=self.mean, square=self.square)
-
-    def restore(self, state):
-        self.updates, self.mean, self.square = state["updates"], state["mean"], state["square"]
 
 
 class Replay:
@@ -100,9 +97,8 @@ class Replay:
         index = torch.searchsorted(heap, dice, right=True).clamp(max=self.stored - 1)
         weight = share[index] ** -beta
         cells = self.cells[:, index].long()
-        mazes = Mazes(
-            unpack(self.walls[:, index], self.grid, self.grid), self.goal[index].long(), cells[0]
-        )
+        walls = unpack(self.walls[:, index], self.grid, self.grid)
+        mazes = Mazes(walls, self.goal[index].long(), cells[0])
         return mazes, cells, self.actions[:, index].long(), index, weight / weight.max()
 
     def set_priority(self, index, steps, errors):
@@ -114,10 +110,6 @@ class Replay:
         error = torch.zeros(len(self.actions) * len(index), device=errors.device)
         error = error.scatter(0, steps, errors).view(len(self.actions), -1)
         self.priority[index] = 0.9 * error.abs().amax(0) + 0.1 * error.abs().mean(0) + 1e-6
-
-    def bytes(self):
-        """How much memory it takes."""
-        return sum(x.nbytes for x in vars(self).values() if isinstance(x, torch.Tensor))
 
     def state(self):
         """All of it, to be saved; `restore` takes it back."""

@@ -393,7 +393,8 @@ def show(mazes, batches, walks, settings, path):
             few, distance = batch.select(slice(5)), distance[..., :5]
             potential = maze.potential(few, settings["SHAPING"], settings["GAMMA"])
             away = steps_away(sight.q()[..., :5] + potential, settings)
-            drawing = few, cells[:, :5], away, distance, max(1, int(distance.max()))
+            farthest = max(1, int(distance.max()))
+            drawing = few, cells[:, :5], away, distance, farthest, settings["UNIT"]
     for number, one in enumerate(mazes, 1):
         cells, shortest = next(found[one.walls.shape[:2]])
         limit = int((~one.walls).sum())

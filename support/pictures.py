@@ -30,7 +30,7 @@ def library():
 
 def save(figure, path, dpi):
     with replacing(path) as beside:
-        figure.savefig(beside, dpi=dpi, format="png")
+        figure.savefig(beside, dpi=dpi, format=os.path.splitext(path)[1][1:] or "png")
 
 
 def course(path, record, settings, summary=None):
@@ -123,7 +123,13 @@ def weights(path, linear):
     save(figure, path, 80)
 
 
-def walks(path, mazes, cells, away, distance, farthest):
+SHADES_SAY = {
+    "q": "what each cell is worth to the agent (yellow: near the goal)",
+    "advantage": "how many steps its best action seems to lose (yellow: none)",
+}
+
+
+def walks(path, mazes, cells, away, distance, farthest, unit="q"):
     """rollouts.png: how far from the goal the cells of a few mazes are, as the agent sees it, its
     best action there, and the way it walks; below, the exact distances.
 
@@ -139,11 +145,8 @@ def walks(path, mazes, cells, away, distance, farthest):
         board[row, :, :, :] = padded(here, 1, -1).permute(0, 2, 1).cpu()
     figure = library().figure.Figure(figsize=(max(7, 2.4 * n), 5.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.86))
-    colors = (
-        library()
-        .colormaps["viridis_r"]
-        .with_extremes(under="#282c34", over="#888888", bad="#888888")
-    )
+    extremes = dict(under="#282c34", over="#888888", bad="#888888")
+    colors = library().colormaps["viridis_r"].with_extremes(**extremes)
     board = board.view(2 * (h + 2), n * (w + 2)).numpy()
     axis.imshow(board, cmap=colors, vmin=0, vmax=farthest)
     for row, after in enumerate((away, exact) if max(h, w) <= 64 else ()):  # else too small to see
@@ -167,8 +170,8 @@ def walks(path, mazes, cells, away, distance, farthest):
         said, color = (f"{taken} steps", "black") if arrived else ("FAILED", "tab:red")
         axis.text((i + 0.5) * (w + 2) - 0.5, -1.2, said, ha="center", color=color)
     axis.axis("off")
-    said = "Above: what each cell is worth to the agent (yellow: near the goal), its best action, "
-    said += "and the way it walks (red) from the dot to the star.\nBelow: the exact values."
+    said = f"Above: {SHADES_SAY[unit]}, its best action, and the way it walks (red)\n"
+    said += "from the dot to the star. Below: the exact values."
     figure.suptitle(said, fontsize=10, y=0.995)
     save(figure, path, 80)
 
@@ -208,13 +211,12 @@ def frames(mazes, rows, farthest):
     def frame(shown, doing, t):
         parts = []
         for value, (_, _, cells) in zip(shown, rows):
-            board, been = ground.clone(), torch.zeros_like(ground, dtype=torch.bool)
+            board = ground.clone()
             if value is not None:
                 away = -value.cpu().flatten(0, 1)
                 shade = FIRST_SHADE + (away / farthest * (SHADES - 1)).clamp(0, SHADES - 1)
                 board = torch.where(board != WALL, shade.to(torch.uint8), board)
-            been[cells[:t].cpu(), lane] = True
-            board[been] = TRAIL
+            board[cells[:t].cpu(), lane] = TRAIL
             board[goal, lane] = GOAL
             board[cells[min(t, len(cells) - 1)].cpu(), lane] = AGENT
             board = padded(board.view(h, w, n), 1, WALL).transpose(1, 2).flatten(1)

@@ -125,31 +125,53 @@ NETWORKS = {"cnn": CNN, "mlp": MLP, "attention": Attention}
 # --------------------------------------------------------------------------------------------------
 
 
-class Plain(nn.Module):
-    """A plain network as an agent. limits: the least and the greatest return."""
+class QNetwork(nn.Module):
+    """An agent that says Q, or advantages, of the cells that it visits: `visited`.
 
-    whole_maze = True
+    limits: the least and the greatest return; no target is beyond.
+    """
 
-    def __init__(self, network, limits):
+    def __init__(self, limits=(-torch.inf, torch.inf)):
         super().__init__()
-        self.network, self.limits = network, limits
-
-    def begin(self, mazes, farthest=None):
-        parts = range(0, len(mazes.goal), 64)  # as many as fit a CPU's cache
-        answers = [self.network(mazes.select(slice(i, i + 64)), farthest) for i in parts]
-        return Answers(torch.cat(answers, 3).contiguous(), farthest or 0)
+        self.limits = limits
 
     def q(self, episodes, steps=None):
         """Q in all visited cells (4, T + 1, B), or in N of the steps (4, N)."""
-        farthest = int(episodes.seen[0, 0, 0]) or None
-        q = along(self.network(episodes.mazes, farthest), episodes.cells)
+        q = self.visited(episodes)
         return q if steps is None else q.flatten(1).index_select(1, steps)
 
     def kinds(self, episodes):
         return None
 
     def next_value(self, episodes, choice=None):
-        return best_value(self.q(episodes), episodes, choice, self.limits)
+        """The greatest Q in the next cell (T, B), or that of another network's choice.
+
+        Overestimates can't feed on themselves: Q is less the potential, but no return is beyond.
+        """
+        q = self.q(episodes)
+        value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
+        potential = episodes.potential[1:]
+        value = (value + potential).clamp(*self.limits) - potential
+        return value * (episodes.cells[1:] != episodes.mazes.goal)
+
+
+class Plain(QNetwork):
+    """A plain network as an agent."""
+
+    whole_maze = True
+
+    def __init__(self, network, limits):
+        super().__init__(limits)
+        self.network = network
+
+    def begin(self, mazes, farthest=None):
+        parts = range(0, len(mazes.goal), 64)  # as many as fit a CPU's cache
+        answers = [self.network(mazes.select(slice(i, i + 64)), farthest) for i in parts]
+        return Answers(torch.cat(answers, 3).contiguous(), farthest or 0)
+
+    def visited(self, episodes):
+        farthest = int(episodes.seen[0, 0, 0]) or None
+        return along(self.network(episodes.mazes, farthest), episodes.cells)
 
 
 class Answers(NamedTuple):
@@ -167,14 +189,3 @@ class Answers(NamedTuple):
     def seen(self, cells):
         """How far the goal may be, in every step: (1, T + 1, B); the mazes say the rest."""
         return torch.full((1, *cells.shape), self.farthest, device=cells.device)
-
-
-def best_value(q, episodes, choice, limits):
-    """The greatest q (4, T + 1, B) in the next cell (T, B), or that of another network's choice.
-
-    Overestimates can't feed on themselves: q is less the potential, but no return is beyond limits.
-    """
-    value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
-    potential = episodes.potential[1:]
-    value = (value + potential).clamp(*limits) - potential
-    return value * (episodes.cells[1:] != episodes.mazes.goal)

@@ -18,14 +18,13 @@ def pick_device(name, threads):
         torch.set_num_threads(threads)
     if name == "auto":  # not mps: operations as small as these wait for it
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    unusable = UserError(f"DEVICE={name} can't be used here: choose auto or cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
-            raise unusable
+            raise RuntimeError
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise unusable from None
+    except (RuntimeError, AssertionError):
+        raise UserError(f"DEVICE={name} can't be used here: choose auto or cpu") from None
     return device
 
 
@@ -66,12 +65,10 @@ def stop_on_signal():
         with contextlib.suppress(OSError):
             os.write(1, b"\nstopping once this batch or evaluation is done; once more: at once\n")
 
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread: signals are someone else's
         for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants
                 before[number] = signal.signal(number, ask)
-    except ValueError:  # not the main thread: signals are someone else's
-        pass
     try:
         yield lambda: asked[0] if asked else 0
     finally:
@@ -144,11 +141,6 @@ class UserError(Exception):
     """A mistake that the user can mend; the message says what was wrong and what would be right."""
 
 
-def lacks_memory(error):
-    lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
-    return isinstance(error, MemoryError) or any(text in str(error) for text in lacking)
-
-
 def exit_status(command, settings, verb):
     """What command() returns, or 0; or 2, and one line on what went wrong, if that is for the user.
 
@@ -160,13 +152,13 @@ def exit_status(command, settings, verb):
     except UserError as error:
         message = str(error)
     except OSError as error:
-        message = (
-            f"{error.filename or 'a file'} can't be read or written: {error.strerror or error}"
-        )
+        place, why = error.filename or "a file", error.strerror or error
+        message = f"{place} can't be read or written: {why}"
     except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
+        lacking = "out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED"
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in lacking):
             raise
-        names = "BSZ", "GRID", "MAZE_CACHE_SIZE", "REPLAY_SIZE"
+        names = "BSZ", "GRID", "MAZE_CACHE_SIZE", "REPLAY_SIZE", "EVAL_MAZES"
         now = ", ".join(f"{name} (now {settings()[name]})" for name in names)
         cure = f"lower one of {now}" if verb == "train" else f"it is too much for {verb}"
         message = f"memory ran out: {cure}"

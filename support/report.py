@@ -55,8 +55,7 @@ def score(network, episodes, sight, distance, exact) -> dict[str, torch.Tensor]:
     else:
         wrong, counts = sight.q() - maze.along(exact, episodes.cells), away
     wrong, number = torch.where(counts, wrong, 0).flatten(1, -2), 4 * counts.flatten(0, -2).sum(0)
-    loops = torch.zeros_like(success)
-    loops[~success] = goes_round(episodes.cells[:, ~success])
+    loops = ~success & goes_round(episodes.cells)
     found = dict(success=success, optimal=success & (walked == shortest), loops=loops)
     found["spl"] = success * shortest / torch.maximum(walked, shortest)  # Anderson et al. 2018
     found["q_error"] = wrong.abs().sum((0, 1)) / number
@@ -131,17 +130,9 @@ def steps_of_q(q, gamma=1.0, step=-1.0, goal=0.0) -> torch.Tensor:
     return ((q - end) / (goal - gamma * end)).clamp(min=0).log() / torch.tensor(gamma).log()
 
 
-def thinker_of(network):
-    """The `Thinker` in a network, or None."""
-    return network if isinstance(network, model.Thinker) else getattr(network, "thinker", None)
-
-
 def wrong_views(network):
     """How many views the agent answers wrongly; None for an agent that does not think."""
-    thinker = thinker_of(network)
-    if thinker is None:
-        return None
-    return int(model.wrong_views(thinker).sum())
+    return int(model.wrong_views(network).sum()) if isinstance(network, model.Thinker) else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -257,30 +248,29 @@ def show_agent(record, settings, mazes, walks):
     farthest = int(maze.shortest(mazes, distance).max())
     for row, (agent, episodes, _) in zip((record["history"][0], record["history"][-1]), walks):
         looks = ()
-        if isinstance(agent, model.Thinker):
+        if agent.whole_maze and isinstance(agent, model.Thinker):
             most = min(3 * farthest, agent.most_looks or 3 * farthest)
             looks = model.looks(agent.change, mazes.walls, mazes.goal, most)
         rows.append((f"after {row['episodes']:,} episodes", looks, episodes.cells))
     agent, episodes, sight = walks[-1]
     cells = episodes.cells
     if agent.whole_maze:
-        potential = 0.0  # which shaping takes from Q
-        if settings["SHAPING"] != "none":
-            potential = maze.potential(mazes, settings["SHAPING"], settings["GAMMA"])
-        away = steps_away(sight.q() + potential, settings)
+        potential = maze.potential(mazes, settings["SHAPING"], settings["GAMMA"])
+        away = steps_away(sight.q() + potential, settings)  # shaping takes it from Q
     else:  # it has no opinion of cells where it has not been
         away = torch.full((4, *distance.shape), math.nan, device=distance.device).flatten(1, 2)
         here = steps_away(sight.q() + episodes.potential, settings)
         away = away.scatter(1, cells.expand(4, -1, -1), here).view(4, *distance.shape)
-    drawings = [
-        ("rollouts.png", pictures.walks, mazes, cells, away, distance, farthest),
-        ("agent.gif", pictures.thinking, mazes, rows, farthest),
-    ]
-    if isinstance(core := getattr(agent, "core", None), model.Linear):
-        drawings.append(("weights.png", pictures.weights, core.q))
-    for name, picture, *shown in drawings:
+
+    def draw(name, picture, *shown):
         path = os.path.join(settings["OUT_DIR"], name)
         attempt(path, picture, path, *shown)
+
+    unit = settings["UNIT"]
+    draw("rollouts.png", pictures.walks, mazes, cells, away, distance, farthest, unit)
+    draw("agent.gif", pictures.thinking, mazes, rows, farthest)
+    if isinstance(core := getattr(agent, "core", None), model.Linear):
+        draw("weights.png", pictures.weights, core.q)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -294,14 +284,12 @@ def prove(network) -> int:
             "this agent does not think, so nothing can be proved of it; choose THINK=True, and "
             "VISION=0 or MEMORY=map"
         )
-    for line in sentences(network, wrong, most=3):
-        print(line)
-    return int(wrong > 0 or thinker_of(network).most_looks > 0)
+    say("\n".join(sentences(network, wrong, most=3)))
+    return int(wrong > 0 or network.most_looks > 0)
 
 
-def sentences(network, wrong, most=1):
+def sentences(thinker, wrong, most=1):
     """Lines that say what is proved; or show `most` of the wrong views."""
-    thinker = thinker_of(network)
     if wrong:
         yield f"not proved: {wrong:,} of the {model.VIEWS:,} things that a cell can see are wrong"
         wrongly = model.wrong_views(thinker).nonzero()[:most, 0]
@@ -312,7 +300,7 @@ def sentences(network, wrong, most=1):
             f"all {model.VIEWS:,} views are right, but LOOKS={thinker.most_looks} ends its "
             "thinking: goals farther away than that are not found"
         )
-    elif network is thinker:
+    elif thinker.whole_maze:
         yield (
             f"proved: of the {model.VIEWS:,} different things that a cell can see, it answers "
             "every one right; so it walks every maze, of any size, by a shortest path"

@@ -34,8 +34,7 @@ RANGES = (
     ("LR HUBER GRAD_CLIP EPSILON_SHAPE", 1e-300, 1e300, "a number over 0"),
     ("GAMMA", 1e-6, 1, "from 1e-6 to 1"),
     ("STEP_REWARD", -1e6, 0, "from -1e6 to 0"),
-    ("GOAL_REWARD", 0, 1e6, "from 0 to 1e6"),
-    ("NOVELTY", 0, 1e6, "from 0 to a million"),
+    ("GOAL_REWARD NOVELTY", 0, 1e6, "from 0 to 1e6"),
     ("MAX_START_DISTANCE MAZE_CACHE_SIZE UPDATES TARGET_SYNCS REPLAY_SIZE NUM_EPISODES BSZ "
      "MAX_EP_LENGTH EVAL_MAZES EVAL_SAMPLE EVAL_EVERY", 1, 2**31 - 1,
      "a whole number over 0 and under 2^31"),
@@ -156,6 +155,7 @@ def check(settings):
     require("DIFFICULTY_MIN", s["DIFFICULTY_MIN"] <= s["DIFFICULTY"], most)
     require("VISION", 0 <= s["VISION"] < s["GRID"], f"from 0 to {s['GRID'] - 1}")
     require("OUT_DIR", s["OUT_DIR"], "the name of a folder")
+    require("MAZE_CACHE_FILE", s["MAZE_CACHE_FILE"], "the name of a file")
     require("PLOT_EVERY", s["PLOT_EVERY"] > 0, "a number of seconds over 0")
     most = f"at most {bsz}, as BSZ={bsz}: each learns from episodes of its own"
     require("UPDATES", s["UPDATES"] <= bsz, most)
@@ -176,49 +176,31 @@ def check_together(s):
     """Refuses settings that don't go together."""
     window = bool(s["VISION"]) and s["MEMORY"] != "map"
     thinks = s["MEMORY"] == "map" if s["VISION"] else s["THINK"]
-    plain = not thinks and not window
-    if not s["VISION"] and s["MEMORY"] != "none":
-        problem = "needs VISION: without it the agent sees the whole maze"
-        raise UserError(f"MEMORY={s['MEMORY']} {problem}; choose VISION=2, or MEMORY=none")
-    if not s["VISION"] and not s["COMPASS"]:
-        problem = "needs VISION: without it the agent sees the goal itself"
-        raise UserError(f"COMPASS=False {problem}; choose VISION=2, or COMPASS=True")
-    if s["MEMORY"] == "map" and not s["COMPASS"]:
-        raise UserError("MEMORY=map needs COMPASS=True, to know where on the map the goal is")
-    if window and s["MODEL"] != "mlp":
-        problem = f"VISION={s['VISION']} with MODEL={s['MODEL']} makes no sense"
-        raise UserError(f"{problem}: choose MODEL=mlp, or MEMORY=map")
-    if window and s["LOOKS"]:
-        raise UserError(f"LOOKS={s['LOOKS']} needs an agent that thinks; choose MEMORY=map")
-    for holds, names, how in (
-        (thinks, CORES, "an agent that thinks"),
-        (plain, NETWORKS, "THINK=False"),
-    ):
-        if holds and s["MODEL"] not in names:
-            raise UserError(f"MODEL={s['MODEL']} is not for {how}: choose {' or '.join(names)}")
-    if plain and s["MODEL"] == "mlp" and s["LOOKS"]:
-        raise UserError(f"LOOKS={s['LOOKS']} does nothing for a plain MLP; choose LOOKS=0")
-    if s["CREDIT"] != "lambda" and s["LAMBDA"] != 0.9:
-        raise UserError(f"LAMBDA={s['LAMBDA']} acts with CREDIT=lambda only; choose that")
-    if not thinks and s["GAMMA"] == 1 and s["STEP_REWARD"] == 0:
+    names = CORES if thinks else NETWORKS
+    if not window and s["MODEL"] not in names:
+        whose = "an agent that thinks" if thinks else "THINK=False"
+        raise UserError(f"MODEL={s['MODEL']} is not for {whose}: choose {' or '.join(names)}")
+    if not thinks and s["STEP_REWARD"] == 0 and (s["GAMMA"] == 1 or s["GOAL_REWARD"] == 0):
         problem = "near and far goals are worth the same"
-        raise UserError(f"GAMMA=1 with STEP_REWARD=0: {problem}; choose GAMMA=0.98")
-    if not thinks and s["GOAL_REWARD"] == s["STEP_REWARD"] == 0:
-        raise UserError("GOAL_REWARD=0 with STEP_REWARD=0: no reward at all; choose GOAL_REWARD=1")
-    for whose, holds, wanted in (
-        ("an agent that thinks", thinks, THINKS_WITH),
-        ("UNIT=advantage", s["UNIT"] == "advantage", ADVANTAGE_WITH),
-        ("CREDIT=episode", s["CREDIT"] == "episode", EPISODE_WITH),
+        raise UserError(f"STEP_REWARD=0: {problem}; choose GAMMA=0.98 and GOAL_REWARD=1")
+    no_rounds = not thinks and not window and s["MODEL"] == "mlp"
+    for whose, holds, otherwise, rules in (
+        ("an agent that thinks", thinks, "THINK=False, or VISION=2", THINKS_WITH),
+        ("UNIT=advantage", s["UNIT"] == "advantage", "UNIT=q", ADVANTAGE_WITH),
+        ("CREDIT=episode", s["CREDIT"] == "episode", "CREDIT=step UNIT=q", EPISODE_WITH),
+        (f"CREDIT={s['CREDIT']}", s["CREDIT"] != "lambda", "CREDIT=lambda", NO_LAMBDA_WITH),
+        ("VISION=0", not s["VISION"], "VISION=2", WHOLE_WITH),
+        ("a window", window, "MEMORY=map", WINDOW_WITH),
+        ("MEMORY=map", s["MEMORY"] == "map", "MEMORY=trail", MAP_WITH),
+        ("a plain MLP", no_rounds, "MODEL=cnn", MLP_WITH),
     ):
-        for name, value, why in wanted if holds else ():
+        for name, value, why in rules if holds else ():
             if s[name] != value:
-                raise UserError(
-                    f"{name}={s[name]} is not for {whose}: {why}; choose {name}={value}, or "
-                    + OTHERWISE[whose]
-                )
+                what = f"{name}={s[name]} is not for {whose}: {why}"
+                raise UserError(f"{what}; choose {name}={value}, or {otherwise}")
 
 
-# What has only one meaning for an agent that thinks, for advantages, for credit from the episode.
+# What has only one meaning for some agents, and why.
 THINKS_WITH = (
     ("STEP_REWARD", -1.0, "its values are whole steps, and a step costs 1"),
     ("GOAL_REWARD", 0.0, "the value of the goal, 0, is where its thinking begins"),
@@ -244,11 +226,17 @@ EPISODE_WITH = (
     ("DOUBLE", False, "it asks no target network"),
     ("NOVELTY", 0.0, "what a first visit pays is no property of the move, but of the way"),
 )
-OTHERWISE = {
-    "an agent that thinks": "a plain network, THINK=False, or a window, VISION=2",
-    "UNIT=advantage": "UNIT=q",
-    "CREDIT=episode": "CREDIT=step UNIT=q",
-}
+NO_LAMBDA_WITH = (("LAMBDA", 0.9, "it acts with CREDIT=lambda only"),)
+WHOLE_WITH = (
+    ("MEMORY", "none", "the agent sees the whole maze"),
+    ("COMPASS", True, "the agent sees the goal itself"),
+)
+WINDOW_WITH = (
+    ("MODEL", "mlp", "it is the one network there is"),
+    ("LOOKS", 0, "it does not think"),
+)
+MAP_WITH = (("COMPASS", True, "it must know where on its map the goal is"),)
+MLP_WITH = (("LOOKS", 0, "it has no rounds"),)
 
 
 def plot_file(settings, defaults):

@@ -167,7 +167,7 @@ def own_values(cells, reward, goal, gamma):
     return value
 
 
-class Table(torch.nn.Module):
+class Table(plain.QNetwork):
     """An agent that holds this q right, (4, H, W, B) or, in every maze, (4, H, W)."""
 
     whole_maze = True
@@ -183,15 +183,8 @@ class Table(torch.nn.Module):
     def begin(self, mazes, farthest=None):
         return plain.Answers(self.everywhere(mazes).detach(), 0)
 
-    def q(self, episodes, steps=None):
-        q = maze.along(self.everywhere(episodes.mazes), episodes.cells)
-        return q if steps is None else q.flatten(1)[:, steps]
-
-    def kinds(self, episodes):
-        return None
-
-    def next_value(self, episodes, choice=None):
-        return plain.best_value(self.q(episodes), episodes, choice, (-torch.inf, torch.inf))
+    def visited(self, episodes):
+        return maze.along(self.everywhere(episodes.mazes), episodes.cells)
 
 
 class Stepwise(torch.nn.Module):

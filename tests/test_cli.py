@@ -85,7 +85,7 @@ def test_every_agent_walks_mazes_of_any_size(tmp_path, mazes, capsys, agent):
 
 def test_prove_says_in_one_sentence_what_is_proved(trained, tmp_path, capsys):
     thinks, planner = exact(), build(main.config() | dict(MODEL="linear", VISION=2, MEMORY="map"))
-    planner.thinker = thinks
+    planner.load_state_dict(thinks.state_dict())
     plain = dict(THINK=False, MODEL="cnn")
     for network, own, status, said in (
         (thinks, {}, 0, "proved: of the 65,536"),
@@ -152,7 +152,7 @@ THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 | choose
 THINK=False MODEL=cnn CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 | choose
 VISION=2 LOOKS=3 | choose
 VISION=2 MEMORY=gru MODEL=cnn | choose
-VISION=2 MEMORY=map COMPASS=False | MEMORY=map needs COMPASS=True
+VISION=2 MEMORY=map COMPASS=False | COMPASS=False is not for MEMORY=map
 """.strip().splitlines()
 OUT_OF_RANGE = (
     "GRID=300 DIFFICULTY=2 EPSILON=nan LR=0 LR=inf EPSILON_SHAPE=0 BSZ=0 BSZ=1e10 EVAL_EVERY=0 "

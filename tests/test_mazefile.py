@@ -286,7 +286,7 @@ def test_solve_draws_what_it_prints(folder, monkeypatch, capsys):
     Path("m.txt").write_text("S...\n....\n....\n...G\n\nS....G\n......\n......\n......\n......")
     monkeypatch.setattr(mazefile.pictures, "walks", lambda *found: drawn.extend(found))
     assert main.main(["solve", "m.txt"]) == 0
-    _, mazes, cells, away, distance, farthest = drawn
+    _, mazes, cells, away, distance, farthest, _ = drawn
     walked = "".join("*" if cell in cells[:, 0] else "." for cell in range(16))
     shown = capsys.readouterr().out.replace("S", "*").replace("G", "*").replace("\n", "")
     assert (

@@ -151,7 +151,7 @@ def test_the_pictures_of_an_agent_show_it_early_and_late(tmp_path, monkeypatch):
     walks = [(each, *main.rollout(each, mazes, 100)) for each in (early, agent)]
     record = dict(history=[dict(episodes=n) for n in (32, 99_000)])
     report.show_agent(record, main.config() | dict(OUT_DIR=str(tmp_path)), mazes, walks)
-    _, cells, away, exactly, farthest = shown["walks"]
+    _, cells, away, exactly, farthest, _ = shown["walks"]
     assert torch.equal(exactly.long(), to_goal(mazes).long())
     assert farthest == maze.shortest(mazes, exactly).max()
     right = -1 - maze.optimal_q(mazes, exactly)

@@ -152,7 +152,7 @@ def test_lazy_thinking_is_thinking_number_for_number(proved_run):
         tables.append(table)
     restless, slow = set(), None
     for mazes, (number, change) in itertools.product(mazes_of_all_kinds(), enumerate(tables)):
-        for most in (0, 1, 2, 5, 79, 80):
+        for most in (1, 2, 5, 79, 80):
             slow, before = model.think(change, mazes.walls, mazes.goal, most), slow
             fast = agents.think_lazily(change, mazes.walls, mazes.goal, most)
             assert all(map(torch.equal, slow, fast)), (mazes.walls.shape, number, most)
@@ -197,7 +197,7 @@ def test_table_holds_what_the_core_says_once_it_is_asked(name):
 def test_agent_on_a_map_takes_what_it_has_not_seen_for_open(proved, vision, epsilon):
     b, steps, detours = 25, 30, 0
     agent = build(main.config() | dict(VISION=vision, MEMORY="map"))
-    agent.thinker.load_state_dict(proved.state_dict())
+    agent.load_state_dict(proved.state_dict())
     mazes = reference.random_mazes(b, 9, 10, share=0.35)
     episodes, sight = main.rollout(agent, mazes, steps, torch.full((b,), epsilon), seeded())
     view, value, next_value = sight.seen(episodes.cells)

@@ -12,7 +12,6 @@ Each asks a QUESTION that a reader of the constants has, and has:
 import math
 
 import torch
-import torch.nn as nn
 from options import constants, own, train  # noqa: F401
 
 import main
@@ -47,7 +46,7 @@ def mean_by(group, x, n):
     return zeros.index_add(0, index, x[inside].double()) / number, number
 
 
-class Table(nn.Module):
+class Table(plain.QNetwork):
     """An agent that has a number for each action in each cell: values (4, H, W, M).
 
     In a batch of B mazes lane b has table b % M: those of the same maze can share one.
@@ -65,11 +64,8 @@ class Table(nn.Module):
     def begin(self, mazes, farthest=None):
         return plain.Answers(self.all_q(len(mazes.goal)), 0)
 
-    def q(self, episodes, steps=None):
+    def visited(self, episodes):
         return maze.along(self.all_q(len(episodes.mazes.goal)), episodes.cells)
-
-    def next_value(self, episodes, choice=None):
-        return plain.best_value(self.q(episodes), episodes, choice, (-torch.inf, torch.inf))
 
     def learn(self, episodes, td_target, counts, rate=1.0):
         """Moves each Q by `rate` of its way to the mean of its targets."""

@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 import sys
@@ -11,6 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 import main  # noqa: E402
+from support.files import load_checkpoint  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -18,23 +18,6 @@ def constants(monkeypatch):
     """Whatever a test makes of the constants, the next test meets the defaults."""
     for name in main.WRITTEN:
         monkeypatch.setattr(main, name, getattr(main, name))
-
-
-@pytest.fixture(scope="session")
-def proved_run(tmp_path_factory):
-    """(a network that thinks, trained with the defaults until it is proved; the run's record)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "OUT_DIR", str(tmp_path_factory.mktemp("proved")))
-        patch.setattr(main, "EVAL_MAZES", 100)
-        network, record, _, _ = main.train(torch.device("cpu"))
-    assert record["history"][-1]["wrong_views"] == 0
-    return network, record
-
-
-@pytest.fixture
-def proved(proved_run):
-    """A copy of that network: a test may do to it what it likes."""
-    return copy.deepcopy(proved_run[0])
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +32,12 @@ def trained(tmp_path_factory):
     summary = json.loads((folder / "out" / "summary.json").read_text())
     assert summary["proved"]
     return folder, summary
+
+
+@pytest.fixture
+def proved(trained):
+    """The network of that run; a test may do to it what it likes."""
+    return load_checkpoint(f"{trained[0]}/out/checkpoint.pt", "cpu")[0]
 
 
 @pytest.fixture

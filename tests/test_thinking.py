@@ -13,6 +13,7 @@ import maze
 import model
 from support import agents, report
 from support.agents import build, recall
+from support.files import load_checkpoint
 
 SQUARE = (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)  # row by row
 MOVES = [1, 6, 3, 4]  # where in the square up, down, left and right lead
@@ -142,9 +143,10 @@ def test_training_looks_a_little_farther_than_its_farthest_start(proved, most, l
     assert all(map(torch.equal, proved.begin(mazes, 3)[1:], wanted))
 
 
-def test_lazy_thinking_is_thinking_number_for_number(proved_run):
+def test_lazy_thinking_is_thinking_number_for_number(trained):
     """However a network answers, whether it ever comes to rest, and however often it may look."""
-    right, early = proved_run[0].change, proved_run[1]["early"]["change"]
+    network, _, progress = load_checkpoint(f"{trained[0]}/out/checkpoint.pt", "cpu")
+    right, early = network.change, progress["early"]["change"]
     few = torch.rand(model.VIEWS, generator=seeded()) < 0.02
     tables = [right, early, torch.zeros_like(right), right.masked_fill(few, -2)]
     for low, high in [(-1, 0), (-2, 0), (-1, 1), (0, 3), (-9, 9), (-9, -9)]:

@@ -61,12 +61,12 @@ def read(path, start="", goal="", wall=""):
         if data.startswith(beginning):
             raise UserError(f"{name} is {kind}: save the maze as a PNG picture or as text")
     if data.startswith((b"\x93NUMPY", b"PK")):
-        seen = [from_array(name, data, wall)]
+        parsed = [from_array(name, data, wall)]
     elif (text := decoded(data)) is not None:
-        seen = from_text(name, text, wall)
+        parsed = from_text(name, text, wall)
     else:
-        seen = [from_picture(name, data, wall)]
-    return [finish(*one, start, goal) for one in seen]
+        parsed = [from_picture(name, data, wall)]
+    return [finish(*one, start, goal) for one in parsed]
 
 
 def finish(where, codes, hint, start, goal):
@@ -124,7 +124,7 @@ def decoded(data):
 
 def from_text(name, text, wall):
     """What is seen of each maze of a text."""
-    lines, seen, block = re.split("\r?\n", text), [], []
+    lines, parsed, block = re.split("\r?\n", text), [], []
     if header := re.match(r"type \w+\s+height (\d+)\s+width (\d+)\s+map *\r?\n", text):
         rows = [row.translate(str.maketrans("@OTWGS", "####..")) for row in lines[4:] if row]
         size = f"{len(rows)} {max(map(len, rows), default=0)}"
@@ -132,15 +132,15 @@ def from_text(name, text, wall):
             raise UserError(f"{name}: its map has height and width {size}, not as its head says")
         lines = [*4 * [""], *rows]
     for number, line in enumerate([*lines, ""], 1):
-        verdict = VERDICT.fullmatch(line) and (block or seen)  # as `solve` prints it
+        verdict = VERDICT.fullmatch(line) and (block or parsed)  # as `solve` prints it
         if line and not verdict:
             block.append((number, line))
         elif block:
-            seen.append(from_block(name, *zip(*block), wall, verdict))
+            parsed.append(from_block(name, *zip(*block), wall, verdict))
             block = []
-    if not seen:
+    if not parsed:
         raise UserError(f"{name} is empty: no maze in it")
-    return seen
+    return parsed
 
 
 def from_block(name, numbers, lines, wall, verdict):

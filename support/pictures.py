@@ -229,12 +229,12 @@ def frames(mazes, rows, farthest):
         return image
 
     thoughts = [iter(looks) for _, looks, _ in rows]
-    shown, look, some = [None] * len(rows), [-1] * len(rows), 1
-    while any(more := [list(itertools.islice(each, some)) for each in thoughts]):
+    shown, look, at_once = [None] * len(rows), [-1] * len(rows), 1
+    while any(more := [list(itertools.islice(each, at_once)) for each in thoughts]):
         shown = [new[-1][0] if new else value for new, value in zip(more, shown)]
         look = [before + len(new) for before, new in zip(look, more)]
         yield frame(shown, [f"look {k}" if new else "" for k, new in zip(look, more)], 0)
-        some = max(2, farthest // 50)
+        at_once = max(2, farthest // 50)
     longest = max(int((cells != mazes.goal).any(1).sum()) for _, _, cells in rows)
     last = min(longest, len(rows[0][2]) - 1)
     for t in [*range(0, last, max(1, last // 100)), *16 * [last]]:

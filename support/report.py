@@ -51,15 +51,15 @@ def score(network, episodes, sight, distance, exact) -> dict[str, torch.Tensor]:
     mazes, away = episodes.mazes, episodes.cells != episodes.mazes.goal
     walked, shortest, success = away[:-1].sum(0), maze.shortest(mazes, distance), ~away[-1]
     if network.whole_maze:
-        wrong, counts = sight.q() - exact, distance > 0
+        error, counts = sight.q() - exact, distance > 0
     else:
-        wrong, counts = sight.q() - maze.along(exact, episodes.cells), away
-    wrong, number = torch.where(counts, wrong, 0).flatten(1, -2), 4 * counts.flatten(0, -2).sum(0)
+        error, counts = sight.q() - maze.along(exact, episodes.cells), away
+    error, number = torch.where(counts, error, 0).flatten(1, -2), 4 * counts.flatten(0, -2).sum(0)
     loops = ~success & goes_round(episodes.cells)
     found = dict(success=success, optimal=success & (walked == shortest), loops=loops)
     found["spl"] = success * shortest / torch.maximum(walked, shortest)  # Anderson et al. 2018
-    found["q_error"] = wrong.abs().sum((0, 1)) / number
-    found["q_bias"] = wrong.sum((0, 1)) / number
+    found["q_error"] = error.abs().sum((0, 1)) / number
+    found["q_bias"] = error.sum((0, 1)) / number
     return {name: values.float() for name, values in found.items()}
 
 

@@ -29,15 +29,15 @@ from support.learning import Adam, Learner, Replay, minibatches, stop_if_not_fin
 # fmt: off
 # The maze
 GRID = 16               # cells on a side, 5..256; an even GRID ends in a row and a column of wall
-DIFFICULTY = 1.0        # most walls kept, 0 (an empty hall) .. 1 (one path between any two cells)
-DIFFICULTY_MIN = 0.0    # fewest; training mazes draw in between. Evaluation: all walls
+DIFFICULTY = 1.0        # greatest share of walls kept, 0 (an empty hall) .. 1 (a perfect maze)
+DIFFICULTY_MIN = 0.0    # least; a training maze draws its own in between. Evaluation: all walls
 GOAL = "random"         # "random": any open cell; "corner": the bottom-right room
 MAX_START_DISTANCE = 100  # steps from the farthest start; over MAX_EP_LENGTH it can't be walked
 MAZE_CACHE_SIZE = 16_384  # different mazes to train on
 MAZE_CACHE_FILE = "mazes.npz"  # under OUT_DIR; made again when its settings differ
 
 # The agent
-THINK = True            # without VISION. MODEL is the core of an agent that thinks; False: plain
+THINK = True            # with VISION=0: MODEL is the core of an agent that thinks; False: plain
 MODEL = "mlp"           # "linear" (thinks only), "mlp", "cnn", "attention"
 WIDTH = 128             # units or channels of a layer
 LOOKS = 0               # most looks, or rounds of a plain CNN; 0: until nothing changes any more
@@ -48,18 +48,18 @@ MEMORY = "none"         # with VISION: "none", "trail" (where it was), "gru", "m
 # Reward
 STEP_REWARD = -1.0      # for every step
 GOAL_REWARD = 0.0       # for the step that reaches the goal, on top
-SHAPING = "none"        # potential-based: "manhattan": of the straight distance, "oracle": the true
+SHAPING = "none"        # potential GAMMA^(d - 1), d the distance: "manhattan"; the true: "oracle"
 NOVELTY = 0.0           # for each cell that is new in this episode
 
 # Learning
 GAMMA = 1.0             # discount a step; 1: a value is a number of steps
-CREDIT = "step"         # a step learns from "step": the next V; "lambda": the way on; "episode":
-                        # all that its own episode found out
-LAMBDA = 0.9            # with CREDIT="lambda"; 0: one step; 1: to the end of the greedy way
+CREDIT = "step"         # the target: "step": r + next V; "lambda": the Q(lambda) return; "episode":
+                        # the best return by moves that the episode made
+LAMBDA = 0.9            # with CREDIT="lambda"; 0: one step; 1: to the next exploring action
 UNIT = "q"              # what an agent that does not think learns: "q", or "advantage": Q - V
 LR = 0.01               # Adam's step size at the start
 LR_DECAY = 0.5          # share of the run, at its end, in which the step size falls to 0
-UPDATES = 40            # gradient steps a batch, on its parts
+UPDATES = 40            # gradient steps a batch, each on a minibatch of its episodes
 TARGET_SYNCS = 1        # times a batch that the target network is copied
 DOUBLE = False          # double DQN: the online network picks the next action, the target values it
 HUBER = 0.1             # TD error at which the loss turns linear
@@ -76,8 +76,8 @@ EPSILON_SHAPE = 1.5     # 1: evenly from 0 to EPSILON; higher: more episodes are
 
 # Curriculum: a level from 0 to 1 raises walls (to DIFFICULTY) and start distances together
 CURRICULUM = "adaptive"  # "adaptive": by success; "linear": by time; "off": level 1 from the start
-CURRICULUM_SUCCESS = 0.8  # adaptive: in the least exploring quarter
-CURRICULUM_STEP = 0.1   # adaptive: what such success raises the level by
+CURRICULUM_SUCCESS = 0.8  # adaptive: success of the least exploring quarter that raises the level
+CURRICULUM_STEP = 0.1   # adaptive: by so much
 CURRICULUM_SHARE = 0.5  # linear: share of the run after which the level is 1
 
 # The run
@@ -139,8 +139,8 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
     optimizer = Adam(online.parameters(), LR, GRAD_CLIP)
     learner = Learner(online, copy.deepcopy(online), optimizer, replay, generator)
     # Shuffled, so that every update learns from all kinds of exploration.
-    order = torch.randperm(BSZ, generator=generator, device=device)
-    epsilon = EPSILON * (order / max(1, BSZ - 1)) ** EPSILON_SHAPE
+    rank = torch.randperm(BSZ, generator=generator, device=device)
+    epsilon = EPSILON * (rank / max(1, BSZ - 1)) ** EPSILON_SHAPE
     quarter = max(1, BSZ // 4)
     batches = math.ceil(NUM_EPISODES / BSZ)
     level = float(CURRICULUM == "off")
@@ -149,8 +149,8 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
         record = files.resume(f"{OUT_DIR}/checkpoint.pt", config(), learner, started)
     cache = files.load_cache(f"{OUT_DIR}/{MAZE_CACHE_FILE}", MAZE_CACHE_SIZE, GRID, SEED, device)
     held_out = files.make_held_out(EVAL_MAZES, GRID, cache)
-    some = torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1)
-    sample = report.test_set(config(), some)
+    packed = torch.cat([held_out[:, :EVAL_SAMPLE], cache[:, :EVAL_SAMPLE]], 1)
+    sample = report.test_set(config(), packed)
     if reporter:
         reporter.begin(learner, cache, batches)
 
@@ -165,7 +165,7 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
 
         away = episodes.cells != episodes.mazes.goal
         record["env_steps"] += int(away[:-1].sum())
-        arrived = int((~away[-1] & (order < quarter)).sum())  # of the least exploring
+        arrived = int((~away[-1] & (rank < quarter)).sum())  # of the least exploring
         level = next_level(record["level"], (batch + 1) / batches, arrived / quarter)
         evaluating = batch % EVAL_EVERY == 0
         wrong = report.wrong_views(online)
@@ -177,7 +177,7 @@ def train(device, reporter=None, asked_to_stop=lambda: 0):
             scores = evaluate(online, *sample)
             means = dict(loss=losses, grad_norm=grad_norms, epsilon=epsilon)
             record["history"] += [report.row(config(), record, optimizer.lr, scores, means, wrong)]
-            record.setdefault("early", copy.deepcopy(online.state_dict()))  # for the pictures
+            record.setdefault("early", copy.deepcopy(online.state_dict()))  # for agent.gif
             if reporter:
                 reporter.evaluated(learner, record)
         if ended or stopped:
@@ -213,7 +213,7 @@ def rollout(network, mazes: Mazes, length: int, epsilon=None, generator=None, fa
     Returns the `Episodes`, and the `sight` that it had of the mazes (see support/agents.py).
     """
     sight, shape = network.begin(mazes, farthest), (length, len(mazes.goal))
-    # (length, B): a random action, 0..3, with chance epsilon; else 4, the greedy one.
+    # (length, B): a random action, 0..3, where the die is below epsilon; else 4, the greedy one.
     choices = torch.full(shape, 4, dtype=torch.int32, device=mazes.goal.device)
     if epsilon is not None:
         dice = torch.rand(shape, generator=generator, device=mazes.goal.device)
@@ -223,9 +223,9 @@ def rollout(network, mazes: Mazes, length: int, epsilon=None, generator=None, fa
         cells = maze.walk(maze.move_table(mazes, greedy), mazes.start, choices)
         actions = torch.where(choices == 4, maze.along(greedy, cells[:-1]), choices)
     else:
-        actions = choices  # the same tensor: `walk` replaces each 4 in it by the action taken
-        cells = maze.walk(maze.move_table(mazes), mazes.start, actions, sight.act)
-        sight.act(cells[-1])
+        cells = maze.walk(maze.move_table(mazes), mazes.start, choices, sight.act)
+        actions = choices  # `walk` has put the action taken in place of each 4
+        sight.act(cells[-1])  # so that it has seen the last cell, too
     return with_rewards(mazes, cells, actions.long(), sight.seen(cells)), sight
 
 
@@ -236,12 +236,12 @@ def with_rewards(mazes: Mazes, cells, actions, seen) -> Episodes:
 
 
 @torch.no_grad()
-def evaluate(network, mazes: Mazes, distance, length=None, cells=2**18):
+def evaluate(network, mazes: Mazes, distance, length=None, at_once=2**18):
     """How the greedy agent does in each maze: a dictionary of float tensors (B,).
 
-    distance (H, W, B): the exact one. length: MAX_EP_LENGTH if not given. cells: to do at once.
+    distance (H, W, B): steps to the goal. length: else MAX_EP_LENGTH. at_once: cells, at most.
     """
-    scores, chunk = [], max(1, cells // distance[..., 0].numel())
+    scores, chunk = [], max(1, at_once // distance[..., 0].numel())
     for i in range(0, len(mazes.goal), chunk):
         part, d = mazes.select(slice(i, i + chunk)), distance[..., i : i + chunk]
         episodes, sight = rollout(network, part, length or MAX_EP_LENGTH)
@@ -278,24 +278,24 @@ def learn(learner: Learner, episodes: Episodes, share_done: float, farthest=None
         # With double DQN the target is copied one sync late: else the two would be the same.
         if not DOUBLE:
             target.load_state_dict(online.state_dict())
-        part = episodes.select(lanes)
+        group = episodes.select(lanes)
         if replay or sync:  # the target has changed since, or these are remembered
-            part = recall(target, part, farthest)
-        how = GAMMA, CREDIT, LAMBDA, DOUBLE, UNIT == "advantage"
-        td_target, counts = model.td_targets(online, target, part, *how)
+            group = recall(target, group, farthest)
+        how = dict(credit=CREDIT, lam=LAMBDA, double=DOUBLE, less_v=UNIT == "advantage")
+        td_target, counts = model.td_targets(online, target, group, GAMMA, **how)
         if DOUBLE:
             target.load_state_dict(online.state_dict())
         online.train()
-        for some, steps in minibatches(counts, last - first, online.kinds(part)):
-            by_step = part.actions, td_target, weight[lanes].expand_as(td_target)
-            action, wanted, weigh = (x[:, some].flatten()[steps] for x in by_step)
-            error = online.q(part.select(some), steps).gather(0, action[None])[0] - wanted
+        for part, steps in minibatches(counts, last - first, online.kinds(group)):
+            by_step = group.actions, td_target, weight[lanes].expand_as(td_target)
+            action, wanted, weigh = (x[:, part].flatten()[steps] for x in by_step)
+            error = online.q(group.select(part), steps).gather(0, action[None])[0] - wanted
             # Huber's loss over HUBER, so that its slope is at most 1.
             loss = smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=HUBER)
             results.append(optimizer.step(loss * weigh))
             if replay:
-                replay.set_priority(index[lanes][some], steps, error.detach())
-        online.eval()
+                replay.set_priority(index[lanes][part], steps, error.detach())
+        online.eval()  # by which an agent that thinks fills the table that it acts by
     return torch.stack(results, 1)
 
 

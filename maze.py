@@ -54,7 +54,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
     # Where a throw leads: a die of twelve sides is fair among 1, 2, 3 or 4 ways; 0: climb back.
     ways = [[to for a, to in enumerate(offsets) if bits >> a & 1] or [0] for bits in range(16)]
     enter = torch.tensor([to[throw % len(to)] for to in ways for throw in range(12)], device=device)
-    climb = torch.where(enter != 0, n, -n)
+    rise = torch.where(enter != 0, n, -n)
     die = torch.randint(12, (moves, n), dtype=torch.uint8, generator=generator, device=device)
 
     fresh = torch.zeros(width, width, n, dtype=torch.uint8, device=device)
@@ -72,8 +72,8 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
         pairs = torch.add(free[:2], free[2:], alpha=4)
         bits = torch.add(pairs[0], pairs[1], alpha=2)
         key = torch.add(throw, bits, alpha=12).int()
-        above.index_copy_(0, top, here + enter.index_select(0, key))  # not read after climbing back
-        top += climb.index_select(0, key)
+        above.index_copy_(0, top, here + enter.index_select(0, key))  # who climbs reads it never
+        top += rise.index_select(0, key)
         torch.index_select(stack, 0, top, out=there)
         fresh.index_fill_(0, there, 0)
 
@@ -86,7 +86,7 @@ def carve(n: int, grid: int, generator: torch.Generator, device="cpu") -> torch.
 
 def make_mazes(n: int, grid: int, generator, device="cpu", chunk=4096) -> torch.Tensor:
     """n perfect mazes, bit-packed: (ceil(grid * grid / 8), n) uint8. A chunk fits a CPU's cache."""
-    chunk = min(chunk, 2**25 // grid**2)  # and large ones the memory
+    chunk = min(chunk, 2**25 // grid**2)  # fewer of large mazes
     sizes = [min(chunk, n - i) for i in range(0, n, chunk)]
     return torch.cat([pack(carve(size, grid, generator, device)) for size in sizes], 1)
 
@@ -135,7 +135,7 @@ def choose(mask, generator) -> torch.Tensor:
     nth = (torch.rand(b, generator=generator, device=mask.device) * in_rows[-1]).int()
     y = (in_rows <= nth).sum(0)
     row = mask.gather(0, y.expand(1, w, b))[0]
-    nth = nth - in_rows.gather(0, y[None])[0] + row.sum(0)
+    nth = nth - in_rows.gather(0, y[None])[0] + row.sum(0)  # in its row
     return y * w + (row.cumsum(0) <= nth).sum(0)
 
 
@@ -154,7 +154,7 @@ def padded(x, radius: int, outside) -> torch.Tensor:
 
 
 def in_padded(cells, w: int, radius: int) -> torch.Tensor:
-    """`cells` of a maze w wide, as cells of it `padded`."""
+    """Cells of a maze w wide, numbered as in the same maze `padded` by the radius."""
     y = cells.div(w, rounding_mode="floor")
     return cells + y * (2 * radius) + radius * (w + 2 * radius + 1)
 
@@ -208,7 +208,7 @@ def walk(table, start, choices, act=None) -> torch.Tensor:
 
 
 def along(x, cells) -> torch.Tensor:
-    """x (..., H, W, B) in each visited cell: cells (T, B) -> (..., T, B)."""
+    """x (..., H, W, B) in the cells (T, B), each in its own lane: (..., T, B)."""
     index = cells * cells.shape[1] + torch.arange(cells.shape[1], device=cells.device)
     return x.flatten(-3).index_select(-1, index.flatten()).unflatten(-1, cells.shape)
 
@@ -263,11 +263,11 @@ def distances(walls, goal, most=None) -> torch.Tensor:
     Breadth-first search in all mazes at once; it touches only the cells at its front. most: -1 also
     in cells that are farther than that. goal (B,) int64.
     """
-    unseen, (_, w, b) = -2, walls.shape
+    (_, w, b), unseen = walls.shape, -2
     distance = padded(torch.where(walls, -1, unseen).int(), 1, -1)
     flat, width = distance.view(-1), (w + 2) * b
     front = in_padded(goal, w, 1) * b + torch.arange(b, device=goal.device)
-    flat[front] = step = 0
+    flat[front], step = 0, 0
     while len(front) and step != most:
         step, found = step + 1, []
         for offset in (-width, width, -b, b):

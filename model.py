@@ -182,7 +182,7 @@ class Thinker(nn.Module):
         return super().train(mode)
 
     def begin(self, mazes, farthest=None):
-        """What this agent thinks of the mazes. farthest: of all starts, if known."""
+        """What this agent thinks of the mazes. farthest: of all starts, in steps."""
         most = int((~mazes.walls).sum((0, 1)).max()) + 2
         if farthest:  # a network that has not learned yet may never come to rest
             most = 8 + 2 * farthest
@@ -190,7 +190,7 @@ class Thinker(nn.Module):
         return Thoughts(self, *self.think(self.change, mazes.walls, mazes.goal, most))
 
     def q(self, episodes, steps):
-        """Q(s, a) - V(s) in N of the steps: (4, N)."""
+        """Q(s, a) - V(s), not Q, in N of the steps, each time * B + lane: (4, N)."""
         view = episodes.seen[0].flatten().index_select(0, steps)
         return self.core(self.planes.index_select(2, view))
 
@@ -198,8 +198,8 @@ class Thinker(nn.Module):
         """Numbers of the steps (T, B): of those with the same view and action one is enough."""
         return 4 * episodes.seen[0, :-1] + episodes.actions
 
-    def next_value(self, episodes, choice=None):
-        """V(s') - V(s) in each step, as far as a cell can see it: -1..1, (T, B)."""
+    def next_value(self, episodes, best=None):
+        """V(s') - V(s), not V(s'), in each step, as far as a cell can see it: -1..1, (T, B)."""
         _, value, next_value = episodes.seen[:, :-1]
         return (next_value - value).clamp(-1, 1).float()
 
@@ -239,8 +239,8 @@ def wrong_views(thinker) -> torch.Tensor:
     the four moves leads to: that of the neighbour, or 0 where a wall stops the move; and (2) the
     greedy action is one that leads to it.
 
-    Theorem. If all views are answered rightly, the agent walks every maze, of any size and shape,
-    from every cell from which the goal can be reached, by a shortest path.
+    Theorem. If all views are answered rightly and LOOKS sets no limit, the agent walks every maze,
+    of any size and shape, from every cell from which the goal can be reached, by a shortest path.
 
     Proof. Let d(s) be the number of steps from s to the goal, infinite where it can't be reached.
     After k looks V_k(s) = -min(k, d(s)) in every open cell. This holds for k = 0. If it holds for
@@ -248,9 +248,10 @@ def wrong_views(thinker) -> torch.Tensor:
     difference that counts is clipped, and by (1) the look is the exact backup, V_{k+1}(s) = -1 +
     max over the moves of V_k(s') = -min(k + 1, d(s)); the goal stays 0. Thinking does not stop too
     early: while some cell is k + 1 steps away, it sees a neighbour that is k away become nearer
-    than itself between the looks k and k + 1. It does stop: after as many looks as the farthest
-    cell has steps, only cells that can't reach the goal change, by -1 a look; they touch no other
-    cell but across corners, and what is seen there is clipped after two looks more. Then V = -d
+    than itself between the looks k and k + 1. It does stop, before the `most` looks of
+    `begin`: after as many looks as the farthest cell has steps, only cells that can't reach the
+    goal change, by -1 a look; they touch others only across corners, and what is seen there is
+    clipped after two looks more. Then V = -d
     where the goal can be reached; only neighbours one step nearer reach the greatest difference,
     and by (2) the agent goes to one of them: each step brings it one step nearer. QED.
 
@@ -272,14 +273,14 @@ def backup(planes) -> torch.Tensor:
 
 
 class Episodes(NamedTuple):
-    """B trajectories of at most T steps, each in a maze of its own. No step leaves the goal."""
+    """B trajectories of T steps, each in a maze of its own. No step leaves the goal."""
 
     mazes: Mazes
     cells: torch.Tensor  # (T + 1, B) int64
     actions: torch.Tensor  # (T, B) int64
     reward: torch.Tensor  # (T, B)
     potential: torch.Tensor  # (T + 1, B), of reward shaping
-    seen: torch.Tensor  # (F, T + 1, B), what the agent saw
+    seen: torch.Tensor  # (F, T + 1, B), what the agent saw: F numbers in each cell
 
     def select(self, index):
         """The episodes at `index`: a slice or a (N,) int64 tensor."""
@@ -323,12 +324,12 @@ def episode_values(episodes, gamma):
 
 @torch.no_grad()
 def td_targets(online, target, episodes, gamma, credit="step", lam=0.0, double=False, less_v=False):
-    """The targets of Q(s, a), r + gamma * V(s'), and which of them count: both (T, B).
+    """The targets of Q(s, a), r + gamma * V(s'), (T, B), and which of them count, (T, B).
 
-    An agent that thinks says both less V(s). V is that of the target network; credit "lambda":
-    Q(lambda) returns; "episode": what the episode itself found out. double: the online network
-    picks the next action (double DQN, van Hasselt et al. 2016). less_v: targets of advantages, less
-    V(s), and clipped to one step.
+    An agent that thinks learns Q - V: its V(s') is less V(s). V is that of the target network;
+    credit "lambda": Q(lambda) returns; "episode": what the episode itself found out. double: the
+    online network picks the next action (double DQN, van Hasselt et al. 2016). less_v: targets of
+    advantages, less V(s), and clipped to one step.
     """
     arrived = episodes.cells == episodes.mazes.goal
     counts = ~arrived[:-1]

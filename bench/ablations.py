@@ -41,7 +41,7 @@ class Turned(model.Thinker):
     def first(self, walls):
         return torch.zeros_like(walls, dtype=torch.int32)
 
-    def next_value(self, episodes, choice=None):
+    def next_value(self, episodes, best=None):
         _, value, next_value = episodes.seen[:, :-1]
         return ((next_value - value) / self.unit).clamp(-self.clip, self.clip)
 

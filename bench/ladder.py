@@ -97,7 +97,7 @@ class Looker(nn.Module):
     def kinds(self, episodes):
         return None
 
-    def next_value(self, episodes, choice=None):
+    def next_value(self, episodes, best=None):
         value, onward = episodes.seen[-2:, :-1]
         return onward - value * self.differences
 

@@ -143,13 +143,13 @@ class QNetwork(nn.Module):
     def kinds(self, episodes):
         return None
 
-    def next_value(self, episodes, choice=None):
-        """The greatest Q in the next cell (T, B), or that of another network's choice.
+    def next_value(self, episodes, best=None):
+        """The greatest Q in the next cell (T, B); of those that are best, a mask (4, T + 1, B).
 
         Overestimates can't feed on themselves: Q is less the potential, but no return is beyond.
         """
         q = self.q(episodes)
-        value = (q if choice is None else torch.where(choice, q, -torch.inf)).amax(0)[1:]
+        value = (q if best is None else torch.where(best, q, -torch.inf)).amax(0)[1:]
         potential = episodes.potential[1:]
         value = (value + potential).clamp(*self.limits) - potential
         return value * (episodes.cells[1:] != episodes.mazes.goal)

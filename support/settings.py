@@ -198,6 +198,9 @@ def check_together(s):
             if s[name] != value:
                 what = f"{name}={s[name]} is not for {whose}: {why}"
                 raise UserError(f"{what}; choose {name}={value}, or {otherwise}")
+    if s["SHAPING"] != "none" and s["GAMMA"] == 1:
+        problem = "with GAMMA=1 its potential, GAMMA^(d - 1), is the same everywhere"
+        raise UserError(f"SHAPING={s['SHAPING']}: {problem}; choose GAMMA=0.98")
 
 
 # What has only one meaning for some agents, and why.

@@ -151,6 +151,7 @@ THINK=False MODEL=cnn COMPASS=False | choose
 THINK=False MODEL=cnn CREDIT=step UNIT=q STEP_REWARD=0 | choose
 THINK=False MODEL=cnn CREDIT=step UNIT=q GAMMA=0.9 STEP_REWARD=0 | choose
 VISION=2 LOOKS=3 | choose
+VISION=2 CREDIT=step UNIT=q GOAL_REWARD=1 SHAPING=oracle | choose GAMMA=0.98
 VISION=2 MEMORY=gru MODEL=cnn | choose
 VISION=2 MEMORY=map COMPASS=False | COMPASS=False is not for MEMORY=map
 """.strip().splitlines()

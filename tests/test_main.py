@@ -71,7 +71,7 @@ def test_evaluation_walks_as_a_slow_simulator_does_without_a_random_action():
     main.MAX_EP_LENGTH = 12
     mazes, noise = drawn(150, 12, 0.5), torch.randn(4, 12, 12, 1, generator=seeded())
     agent, before = Noisy(noise), torch.get_rng_state()
-    found, parts = scores(agent, mazes), scores(agent, mazes, cells=500)
+    found, parts = scores(agent, mazes), scores(agent, mazes, at_once=500)
     stepwise = scores(reference.Stepwise(agent), mazes)
     assert torch.equal(torch.get_rng_state(), before)
     best, counts = agent.begin(mazes).q().argmax(0).flatten(0, 1), to_goal(mazes) > 0

@@ -114,7 +114,7 @@ def test_the_kills():
 
 
 def test_what_is_seen():
-    lines = re.search(r"ends like this:\n\n((?:    .*\n)+)", README)[1].splitlines()
+    lines = re.search(r"ends like this.*:\n\n((?:    .*\n)+)", README)[1].splitlines()
     mazes, batches = f"{main.EVAL_MAZES:,} mazes", table("perfect-mlp")["batches to the proof"]
     assert f"  {int(batches['median']) * main.BSZ:,} episodes  " in lines[0]
     assert lines[0].endswith("success 1.000  wrong views 0") and len(lines) == 5

@@ -185,8 +185,8 @@ def noted(monkeypatch, place, name):
     """The calls of a function from now on: a list of (arguments, result)."""
     calls, real = [], getattr(place, name)
 
-    def noting(*arguments):
-        calls.append((arguments, real(*arguments)))
+    def noting(*arguments, **more):
+        calls.append((arguments, real(*arguments, **more)))
         return calls[-1][1]
 
     monkeypatch.setattr(place, name, noting)
